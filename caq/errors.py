@@ -1,0 +1,85 @@
+"""Every error that caq raises on bad input.
+
+    CaqError
+    ├── DataError            a data set or a sample: names the key
+    ├── TraceError           a recorded trace: names the file and the row
+    ├── ConfigError          a YAML file or an argument: names the field, and the nearest known one
+    ├── ArtifactError        a .caq file that cannot be trusted
+    │   ├── FormatError      the bytes are not the format (layout, JSON, offsets, truncation)
+    │   ├── IntegrityError   a checksum does not match
+    │   ├── SchemaError      the manifest describes an impossible model (shapes, ranges, cycles, indices)
+    │   └── VersionError     written by a newer caq
+    ├── UnsupportedError     a model uses an op that cannot become integers: names the op and the module
+    ├── AssignmentError      a width or an operating point that the artifact does not serve
+    ├── MissingExtraError    an optional package is not installed: names the pip command
+    └── TrainingError        training cannot start or resume
+
+The message says what is wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CaqError(Exception):
+    """Root of the tree; catch it to catch everything that caq raises on purpose."""
+
+
+class DataError(CaqError, ValueError):
+    """A data set or a sample is not what the documentation asks for."""
+
+
+class TraceError(CaqError, ValueError):
+    """A recorded trace cannot be replayed."""
+
+
+class ConfigError(CaqError, ValueError):
+    """A configuration file or an argument is wrong."""
+
+
+class ArtifactError(CaqError, ValueError):
+    """A .caq file is refused."""
+
+
+class FormatError(ArtifactError):
+    """The bytes do not follow the layout in `caq.artifact`."""
+
+
+class IntegrityError(ArtifactError):
+    """A SHA-256 does not match: the file was damaged or changed."""
+
+
+class SchemaError(ArtifactError):
+    """The layout is intact, but the manifest describes an impossible model."""
+
+
+class VersionError(ArtifactError):
+    """The file is of a version that this caq does not read."""
+
+
+class UnsupportedError(CaqError, NotImplementedError):
+    """A module holds an operation that has no integer form here."""
+
+
+class AssignmentError(CaqError, ValueError):
+    """No such operating point, or a width that the artifact does not serve."""
+
+
+class MissingExtraError(CaqError, ImportError):
+    """An optional dependency is needed for this call."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs {package}, which is not installed: pip install 'caq[{extra}]'")
+
+
+class TrainingError(CaqError, RuntimeError):
+    """Training cannot start, or cannot resume from this checkpoint."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns `"; did you mean 'x'?"` for the known name closest to `name`, or the list of known names."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(map(str, known))}"
