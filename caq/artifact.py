@@ -1,0 +1,519 @@
+"""The `.caq` file: one model, all its widths. This docstring is the format's whole specification (version 1).
+
+The layout is safetensors': 8 bytes, a little-endian length n; n bytes of JSON; then the tensors' bytes, and no others.
+
+    {"__metadata__": {"caq": "1", "manifest_sha256": "<hex>"},
+     "manifest": {"dtype": "U8", "shape": [m], "data_offsets": [0, m]}, "<tensor>": ...}
+
+The header is canonical: exactly what `json.dumps` writes without spaces, padded with spaces to a multiple of 8. Tensors
+lie in the header's order without gaps, so no byte of the file is outside a tensor, and every byte is under a checksum:
+
+    manifest        U8    JSON, below; its SHA-256 stands in the header
+    steps           F32   (T,)       real value of one code of each tensor of the graph
+    ratios          F32   (L, W)     step of a layer's input at each width over its step at 8 bits
+    scaling         I32   (3, C0)    input: multiplier, offset, shift of each channel (caq.scaling)
+    resolution      F32   (C0,)      input: only if its dtype is float32
+    affine          I16   (2, S, C)  gain and bias of every channel of every layer, one row a parameter set (caq.plan)
+    exponents       I8    (2, S, L)  their exponents
+    planes.<w>      U8    (k, P)     the bit planes that width w adds to the next narrower one, most significant first;
+                                     the layers of the graph one after the other (caq.quant)
+
+Planes come last and from the narrowest width to the widest: a reader of 2-bit weights reads a prefix of the file.
+
+The manifest:
+
+    version      1
+    task         "classify", or "reconstruct" for an autoencoder
+    input        sample: shape of one sample in the data; shape: [H, W, C] that the graph eats; dtype; step
+    widths       weight widths, ascending
+    ops          the graph (caq.graph), fields at their defaults left out
+    points       operating points: name; w and a, one digit a layer; score and metric as measured in integers on
+                 `samples` test samples; cost, [weight_bytes, bit_macs]; set, its parameter set, if it has its own
+    labels       names of the classes, or []
+    provenance   an object of strings and numbers: seed, versions, data hash
+    sha256       of every tensor but the manifest
+
+A loader refuses what it does not understand, and checks sizes against the file before it allocates. Nothing here is
+executed or unpickled, and no name in the file is used as a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caq.errors import CaqError, DataError, FormatError, IntegrityError, SchemaError, VersionError
+from caq.graph import Assignment, Cost, Graph, LayerWidths, Op
+from caq.plan import Parameters
+from caq.scaling import InputScaling
+
+VERSION = 1
+MAX_HEADER_BYTES = 2**16
+MAX_MANIFEST_BYTES = 2**24
+MAX_POINTS = 1024
+MAX_SETS = 1024
+MAX_NAME = 256
+TASKS = {"classify": "accuracy", "reconstruct": "r2"}
+DTYPES = {"U8": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "F32": np.float32}
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A named assignment with what was measured at it.
+
+    score: of `metric` ("accuracy", 0..1, or "r2") on `samples` test samples, run in integers. parameter_set: row of the
+    parameters that were re-estimated for this point; None where the widths' own rows serve.
+    """
+
+    name: str
+    assignment: Assignment
+    score: float
+    metric: str
+    samples: int
+    cost: Cost
+    parameter_set: int | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """All that a `.caq` file holds.
+
+    planes: (w, graph.plane_bytes) uint8, most significant first; w is below 8 when only narrower widths were read.
+    sample_shape: of one sample in the data's own layout.
+    """
+
+    graph: Graph
+    parameters: Parameters
+    planes: NDArray[np.uint8]
+    scaling: InputScaling
+    sample_shape: tuple[int, ...]
+    points: tuple[OperatingPoint, ...]
+    label_names: tuple[str, ...]
+    task: str
+    provenance: dict[str, str | int | float]
+
+    def encode(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int8], bool]:
+        """Input codes (N, H, W, C) int8 of one sample or a batch, and whether it was one sample.
+
+        Raises DataError on another shape or dtype, on NaN and on infinity.
+        """
+        shapes = [self.sample_shape]
+        if self.sample_shape[-1] == 1 and len(self.sample_shape) == 3:
+            shapes.append(self.sample_shape[:2])
+        x = np.asarray(x)
+        single = x.shape in shapes
+        if not single and (x.shape[1:] not in shapes or len(x) == 0):
+            raise DataError(f"samples of shape {self.sample_shape}, or a batch of them, are expected, not {x.shape}")
+        return self.scaling.encode(x.reshape(-1, *self.graph.input_shape)), single
+
+
+def save(model: Model, path: str | Path) -> None:
+    """Writes `model` to `path` so that a crash leaves the old file or the new one, never a part of it."""
+    path = Path(path)
+    data = dumps(model)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def dumps(model: Model) -> bytes:
+    """The bytes of `model`'s file; the same model gives the same bytes."""
+    tensors = _tensors(model)
+    manifest = _json(
+        {
+            "version": VERSION,
+            "task": model.task,
+            "input": {
+                "sample": list(model.sample_shape),
+                "shape": list(model.graph.input_shape),
+                "dtype": model.scaling.dtype,
+                "step": model.scaling.step,
+            },
+            "widths": list(model.graph.widths),
+            "ops": [op.to_json() for op in model.graph.ops],
+            "points": [_point_to_json(p) for p in model.points],
+            "labels": list(model.label_names),
+            "provenance": model.provenance,
+            "sha256": {name: hashlib.sha256(a.tobytes()).hexdigest() for name, a in tensors.items()},
+        }
+    )
+    manifest += b" " * (-len(manifest) % 8)
+    tensors = {"manifest": np.frombuffer(manifest, np.uint8), **tensors}
+    header: dict[str, Any] = {
+        "__metadata__": {"caq": str(VERSION), "manifest_sha256": hashlib.sha256(manifest).hexdigest()}
+    }
+    codes = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
+    end = 0
+    for name, a in tensors.items():
+        header[name] = {"dtype": codes[a.dtype], "shape": list(a.shape), "data_offsets": [end, end + a.nbytes]}
+        end += a.nbytes
+    head = _header_bytes(header)
+    data = len(head).to_bytes(8, "little") + head + b"".join(a.tobytes() for a in tensors.values())
+    loads(data)  # what this function writes, this module reads: a model that breaks a rule is refused here
+    return data
+
+
+def load(path: str | Path, *, max_width: int = 8) -> Model:
+    """Reads a model and verifies all that it reads.
+
+    max_width: bit planes beyond this width are not read. Raises FormatError, IntegrityError, SchemaError or
+    VersionError, all ArtifactError, naming the file; FileNotFoundError and PermissionError pass through.
+    """
+    with Reader(path) as reader:
+        return reader.model(max_width)
+
+
+def loads(data: bytes) -> Model:
+    """As `load`, from bytes."""
+    import io
+
+    with Reader(io.BytesIO(data), name="bytes") as reader:
+        return reader.model()
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies: `offset` from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+class Reader:
+    """An open `.caq` file whose header and manifest are verified; tensors are read, and verified, on demand.
+
+    source: a path, or a binary file that can seek.
+    """
+
+    def __init__(self, source: str | Path | BinaryIO, name: str | None = None) -> None:
+        self.name = name or str(source)
+        self._file = source if not isinstance(source, str | Path) else _open_regular(Path(source))
+        try:
+            self.file_bytes = self._file.seek(0, os.SEEK_END)
+            self.tensors, digest = self._read_header()
+            raw = self._bytes(self.tensors["manifest"])
+            if hashlib.sha256(raw).hexdigest() != digest:
+                raise IntegrityError("the manifest's SHA-256 does not match the header's")
+            self.manifest = _Manifest(_parse(raw, "manifest"))
+            self._check_tensors()
+        except CaqError as e:
+            self._file.close()
+            raise type(e)(f"{self.name}: {e}") from None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def bytes_for(self, width: int) -> int:
+        """Bytes of the file that a reader of weights of at most `width` bits reads."""
+        return max(t.offset + t.nbytes for name, t in self.tensors.items() if _plane_width(name) <= width)
+
+    def model(self, max_width: int = 8) -> Model:
+        """Reads the tensors that `max_width` needs; see `load`."""
+        try:
+            return self._model(max_width)
+        except CaqError as e:
+            raise type(e)(f"{self.name}: {e}") from None
+
+    def _model(self, max_width: int) -> Model:
+        m = self.manifest
+        affine, exponents = self._read("affine"), self._read("exponents")
+        parameters = Parameters(
+            affine[0], exponents[0], affine[1], exponents[1], self._read("steps"), self._read("ratios")
+        )
+        parameters.check(m.graph)
+        for p in m.points:
+            if p.parameter_set is not None and not len(m.graph.widths) <= p.parameter_set < affine.shape[1]:
+                raise SchemaError(f"point {p.name!r}: no parameter set {p.parameter_set}")
+        scaling = self._read("scaling")
+        if (scaling[0] != scaling[0].astype(np.int16)).any() or (scaling[2] != scaling[2].astype(np.uint8)).any():
+            raise SchemaError("scaling: a multiplier or shift is out of range")
+        arrays = {
+            "multiplier": scaling[0].astype(np.int16),
+            "offset": scaling[1],
+            "shift": scaling[2].astype(np.uint8),
+            "resolution": self._read("resolution")
+            if "resolution" in self.tensors
+            else np.ones(scaling.shape[1], np.float32),
+        }
+        planes = [self._read(f"planes.{w}") for w in m.graph.widths if w <= max_width]
+        return Model(
+            m.graph,
+            parameters,
+            np.concatenate(planes) if planes else np.zeros((0, m.graph.plane_bytes), np.uint8),
+            InputScaling.from_arrays(m.dtype, m.step, arrays),
+            m.sample_shape,
+            m.points,
+            m.labels,
+            m.task,
+            m.provenance,
+        )
+
+    def _read_header(self) -> tuple[dict[str, Tensor], str]:
+        if self.file_bytes < 8:
+            raise FormatError(f"{self.file_bytes} bytes are no .caq file")
+        self._file.seek(0)
+        length = int.from_bytes(self._file.read(8), "little")
+        if not 0 < length <= min(MAX_HEADER_BYTES, self.file_bytes - 8):
+            raise FormatError(f"a header of {length} bytes does not fit the file or the limit of {MAX_HEADER_BYTES}")
+        raw = self._file.read(length)
+        header = _parse(raw, "header")
+        metadata = header.get("__metadata__")
+        if not isinstance(metadata, dict) or "caq" not in metadata:
+            raise FormatError("no caq metadata in the header: this is not a .caq file")
+        if metadata["caq"] != str(VERSION):
+            raise VersionError(f"format version {metadata['caq']!r}; this caq reads version {VERSION}")
+        if set(metadata) != {"caq", "manifest_sha256"} or list(header)[:2] != ["__metadata__", "manifest"]:
+            raise FormatError("the header must begin with __metadata__ {caq, manifest_sha256} and the manifest")
+        if _header_bytes(header) != raw:
+            raise FormatError("the header is not in canonical form")
+        tensors: dict[str, Tensor] = {}
+        position = 0
+        for name, entry in list(header.items())[1:]:
+            tensors[name] = _tensor(name, entry, position, start=8 + length)
+            position += tensors[name].nbytes
+        if 8 + length + position != self.file_bytes:
+            raise FormatError(f"the tensors end at byte {8 + length + position}, the file at {self.file_bytes}")
+        if tensors["manifest"].dtype != "U8" or tensors["manifest"].nbytes > MAX_MANIFEST_BYTES:
+            raise FormatError(f"the manifest must be U8, at most {MAX_MANIFEST_BYTES} bytes")
+        return tensors, metadata["manifest_sha256"]
+
+    def _check_tensors(self) -> None:
+        """Every tensor that the manifest's graph asks for, with its dtype and shape, in order, and no other."""
+        m, g = self.manifest, self.manifest.graph
+        affine = self.tensors.get("affine")
+        sets = affine.shape[1] if affine and len(affine.shape) == 3 else 0
+        if not len(g.widths) <= sets <= MAX_SETS:
+            raise SchemaError(f"affine: {sets} parameter sets, not {len(g.widths)} to {MAX_SETS}")
+        layers, channels = len(g.layers), g.input_shape[2]
+        expected: dict[str, tuple[str, tuple[int, ...]]] = {
+            "steps": ("F32", (len(g.shapes),)),
+            "ratios": ("F32", (layers, len(g.widths))),
+            "scaling": ("I32", (3, channels)),
+            **({"resolution": ("F32", (channels,))} if m.dtype == "float32" else {}),
+            "affine": ("I16", (2, sets, g.channels)),
+            "exponents": ("I8", (2, sets, layers)),
+        }
+        for lower, width in zip((0, *g.widths), g.widths, strict=False):
+            expected[f"planes.{width}"] = ("U8", (width - lower, g.plane_bytes))
+        found = {name: (t.dtype, t.shape) for name, t in self.tensors.items() if name != "manifest"}
+        if list(found.items()) != list(expected.items()):
+            raise SchemaError(f"the tensors are {found}, the manifest asks for {expected}")
+        if set(m.sha256) != set(expected):
+            raise SchemaError("sha256 must name every tensor but the manifest")
+
+    def _bytes(self, t: Tensor) -> bytes:
+        self._file.seek(t.offset)
+        return self._file.read(t.nbytes)
+
+    def _read(self, name: str) -> NDArray[Any]:
+        t = self.tensors[name]
+        raw = self._bytes(t)
+        if hashlib.sha256(raw).hexdigest() != self.manifest.sha256[name]:
+            raise IntegrityError(f"tensor {name!r}: its SHA-256 does not match the manifest's")
+        return np.frombuffer(raw, np.dtype(DTYPES[t.dtype]).newbyteorder("<")).reshape(t.shape)
+
+
+class _Manifest:
+    """The manifest's fields, checked."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        keys = {"version", "task", "input", "widths", "ops", "points", "labels", "provenance", "sha256"}
+        _keys(data, "manifest", keys)
+        if data["version"] != VERSION:
+            raise VersionError(f"manifest version {data['version']!r}; this caq reads version {VERSION}")
+        self.task = data["task"]
+        if not isinstance(self.task, str) or self.task not in TASKS:
+            raise SchemaError(f"task: {self.task!r} is none of {', '.join(TASKS)}")
+        source = _keys(data["input"], "input", {"sample", "shape", "dtype", "step"})
+        shape, self.sample_shape = _ints(source["shape"], "input.shape"), _ints(source["sample"], "input.sample")
+        if not all(size > 0 for size in self.sample_shape) or math.prod(shape) != math.prod(self.sample_shape):
+            raise SchemaError(f"input: samples {self.sample_shape} do not fill {shape}")
+        self.dtype, self.step = source["dtype"], _number(source["step"], "input.step")
+        ops = _list(data["ops"], "ops", len(data["ops"]) if isinstance(data["ops"], list) else 0)
+        self.graph = Graph(
+            shape,  # type: ignore[arg-type]  # Graph checks its length
+            tuple(Op.from_json(f"ops[{i}]", op) for i, op in enumerate(ops)),
+            _ints(data["widths"], "widths"),
+        )
+        points = _list(data["points"], "points", MAX_POINTS)
+        self.points = tuple(self._point(f"points[{i}]", p) for i, p in enumerate(points))
+        if not points or len({p.name for p in self.points}) != len(points):
+            raise SchemaError("points: at least one, and each of its own name")
+        self.labels = tuple(_text(v, "labels", MAX_NAME) for v in _list(data["labels"], "labels", 2**16))
+        if self.labels and len(self.labels) != math.prod(self.graph.shapes[-1]):
+            raise SchemaError(f"labels: {len(self.labels)} for {math.prod(self.graph.shapes[-1])} outputs")
+        self.provenance = _object(data["provenance"], "provenance")
+        if not all(isinstance(v, str) or type(v) in (int, float) for v in self.provenance.values()):
+            raise SchemaError("provenance: strings and numbers only")
+        self.sha256 = _object(data["sha256"], "sha256")
+
+    def _point(self, at: str, data: object) -> OperatingPoint:
+        p = _object(data, at)
+        _keys({k: v for k, v in p.items() if k != "set"}, at, {"name", "w", "a", "score", "metric", "samples", "cost"})
+        name = _text(p["name"], f"{at}.name", MAX_NAME)
+        weight, activation = (_text(p[k], f"{at}.{k}", 2**12) for k in ("w", "a"))
+        if len(weight) != len(activation) or not (weight + activation).isascii() or not (weight + activation).isdigit():
+            raise SchemaError(f"{at}: w and a are as many digits as the model has layers")
+        assignment = tuple(LayerWidths(int(w), int(a)) for w, a in zip(weight, activation, strict=True))
+        try:
+            self.graph.check_assignment(assignment)
+        except CaqError as e:
+            raise SchemaError(f"{at}: {e}") from None
+        cost = self.graph.cost(assignment)
+        if p["cost"] != [cost.weight_bytes, cost.bit_macs]:
+            raise SchemaError(f"{at}.cost: {p['cost']!r}, the graph costs {[cost.weight_bytes, cost.bit_macs]}")
+        score = _number(p["score"], f"{at}.score")
+        samples, own_set = p["samples"], p.get("set")
+        if p["metric"] != TASKS[self.task] or type(samples) is not int or samples < 0 or score > 1:
+            raise SchemaError(f"{at}: metric must be {TASKS[self.task]}, samples a count, score at most 1")
+        if own_set is not None and (type(own_set) is not int or not 0 <= own_set < MAX_SETS):
+            raise SchemaError(f"{at}.set: {own_set!r} is no parameter set")
+        return OperatingPoint(name, assignment, score, p["metric"], samples, cost, own_set)
+
+
+def _tensors(model: Model) -> dict[str, NDArray[Any]]:
+    """The tensors by name, in the file's order, little-endian and contiguous."""
+    p, s = model.parameters, model.scaling
+    arrays: dict[str, tuple[NDArray[Any], str]] = {
+        "steps": (p.steps, "F32"),
+        "ratios": (p.ratios, "F32"),
+        "scaling": (np.stack([s.multiplier, s.offset, s.shift]), "I32"),
+        **({"resolution": (s.resolution, "F32")} if s.dtype == "float32" else {}),
+        "affine": (np.stack([p.gain, p.bias]), "I16"),
+        "exponents": (np.stack([p.gain_exponent, p.bias_exponent]), "I8"),
+    }
+    for lower, width in zip((0, *model.graph.widths), model.graph.widths, strict=False):
+        arrays[f"planes.{width}"] = (model.planes[lower:width], "U8")
+    return {n: np.ascontiguousarray(a, np.dtype(DTYPES[d]).newbyteorder("<")) for n, (a, d) in arrays.items()}
+
+
+def _point_to_json(p: OperatingPoint) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "name": p.name,
+        "w": "".join(str(v.weight) for v in p.assignment),
+        "a": "".join(str(v.activation) for v in p.assignment),
+        "score": p.score,
+        "metric": p.metric,
+        "samples": p.samples,
+        "cost": [p.cost.weight_bytes, p.cost.bit_macs],
+    }
+    return data if p.parameter_set is None else {**data, "set": p.parameter_set}
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Opens a regular file. A pipe or device is refused, and without waiting for its other end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FormatError(f"{path}: not a regular file")
+    return os.fdopen(handle, "rb")
+
+
+def _plane_width(name: str) -> int:
+    """The narrowest width that needs a tensor: 0 for all but bit planes."""
+    return int(name.removeprefix("planes.")) if name.startswith("planes.") else 0
+
+
+def _tensor(name: str, entry: object, position: int, start: int) -> Tensor:
+    if not isinstance(entry, dict) or list(entry) != ["dtype", "shape", "data_offsets"]:
+        raise FormatError(f"tensor {name!r}: dtype, shape and data_offsets are required, in this order")
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
+        raise FormatError(f"tensor {name!r}: dtype {entry['dtype']!r} is none of {', '.join(DTYPES)}")
+    shape, offsets = _ints(entry["shape"], name), _ints(entry["data_offsets"], name)
+    nbytes = math.prod(shape) * np.dtype(DTYPES[entry["dtype"]]).itemsize
+    if not all(size > 0 for size in shape) or list(offsets) != [position, position + nbytes]:
+        raise FormatError(f"tensor {name!r}: shape {shape} at {offsets}, where bytes {position} on are due")
+    return Tensor(entry["dtype"], shape, start + position, nbytes)
+
+
+def _header_bytes(header: dict[str, Any]) -> bytes:
+    raw = _json(header)
+    return raw + b" " * (-len(raw) % 8)
+
+
+def _json(data: object) -> bytes:
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _parse(raw: bytes, where: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise FormatError(f"the {where} repeats a key")
+        return dict(pairs)
+
+    def refuse(constant: str) -> NoReturn:
+        raise FormatError(f"the {where} holds {constant}")
+
+    try:
+        data = json.loads(raw.decode("ascii"), object_pairs_hook=unique, parse_constant=refuse)
+    except FormatError:
+        raise
+    except (ValueError, RecursionError) as e:
+        raise FormatError(f"the {where} is not JSON in ASCII: {e}") from None
+    if not isinstance(data, dict):
+        raise FormatError(f"the {where} is not a JSON object")
+    return data
+
+
+def _object(data: object, at: str) -> dict[str, Any]:
+    return _typed(data, at, dict, "an object", lambda _: True)
+
+
+def _keys(data: object, at: str, keys: set[str]) -> dict[str, Any]:
+    return _typed(data, at, dict, f"an object of {', '.join(sorted(keys))}", lambda d: set(d) == keys)
+
+
+def _list(data: object, at: str, most: int) -> list[Any]:
+    return _typed(data, at, list, f"a list of at most {most}", lambda d: len(d) <= most)
+
+
+def _text(data: object, at: str, most: int) -> str:
+    return _typed(data, at, str, f"a text of at most {most} characters", lambda d: 0 < len(d) <= most)
+
+
+def _ints(data: object, at: str) -> tuple[int, ...]:
+    good: Callable[[Any], bool] = lambda d: 0 < len(d) <= 8 and all(type(v) is int and abs(v) < 2**63 for v in d)  # noqa: E731
+    return tuple(_typed(data, at, list, "a list of 1 to 8 integers", good))
+
+
+def _number(data: object, at: str) -> float:
+    good: Callable[[Any], bool] = lambda d: type(d) is not bool and math.isfinite(d)  # noqa: E731
+    return float(_typed(data, at, (int, float), "a finite number", good))
+
+
+def _typed(data: Any, at: str, kind: Any, what: str, good: Callable[[Any], bool]) -> Any:
+    if not isinstance(data, kind) or not good(data):
+        raise SchemaError(f"{at}: {what} is expected, not {str(data)[:80]!r}")
+    return data

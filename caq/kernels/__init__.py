@@ -1,0 +1,1 @@
+"""Integer kernels: `reference` (numpy) defines what is right."""

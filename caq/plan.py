@@ -1,0 +1,211 @@
+"""Plans: a graph, its parameters and an assignment, turned into the integers that the kernels need.
+
+A plan is immutable. Switching a width means building (or reusing) another plan; an inference keeps the one that it
+began with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caq.errors import SchemaError
+from caq.graph import Assignment, Graph, Layer, LayerWidths, Op, output_bits
+from caq.quant import (
+    TOP_WIDTH,
+    FixedPoint,
+    activation_range,
+    fixed_point,
+    multiplicands,
+    plane_bytes,
+    unpack,
+)
+
+#: Exponents of stored gains and biases stay in this range, so that no product of them leaves float64's exact range.
+EXPONENT_RANGE = (-100, 100)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a layer's integers are derived from; S sets, C channels of all layers together, L layers, T tensors.
+
+    A *set* holds batch norm's effect at one weight width (set i belongs to the i-th width), or at one operating point
+    whose statistics were re-estimated for it (later sets). A channel's gain is `gain * 2.0**gain_exponent` of its
+    layer: output codes per accumulator unit when the layer's input is read at 8 bits. Its bias, likewise, is in
+    output codes.
+
+    gain, bias: (S, C) int16; gain_exponent, bias_exponent: (S, L) int8; steps: (T,) float32, the real value of one
+    code of each tensor; ratios: (L, W) float32, the step of a layer's input at each width over its step at 8 bits.
+    """
+
+    gain: NDArray[np.int16]
+    gain_exponent: NDArray[np.int8]
+    bias: NDArray[np.int16]
+    bias_exponent: NDArray[np.int8]
+    steps: NDArray[np.float32]
+    ratios: NDArray[np.float32]
+
+    def check(self, graph: Graph) -> None:
+        """Raises SchemaError unless every array fits `graph` and every value is in range."""
+        sets, layers = len(self.gain), len(graph.layers)
+        shapes = {
+            "gain": (sets, graph.channels),
+            "bias": (sets, graph.channels),
+            "gain_exponent": (sets, layers),
+            "bias_exponent": (sets, layers),
+            "steps": (len(graph.shapes),),
+            "ratios": (layers, len(graph.widths)),
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise SchemaError(f"{name} has shape {getattr(self, name).shape}, the graph asks for {shape}")
+        if sets < len(graph.widths):
+            raise SchemaError(f"{sets} parameter sets for {len(graph.widths)} widths")
+        for name in ("gain_exponent", "bias_exponent"):
+            low, high = EXPONENT_RANGE
+            if (getattr(self, name) < low).any() or (getattr(self, name) > high).any():
+                raise SchemaError(f"{name}: exponents are {low} to {high}")
+        for name in ("steps", "ratios"):
+            values = getattr(self, name)
+            if not (np.isfinite(values) & (values >= 2.0**-60) & (values <= 2.0**60)).all():
+                raise SchemaError(f"{name}: a step is a finite positive number, and no denormal one")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation, ready to run; what its kind does not use is empty.
+
+    narrow: to the layer's own activation width (None at 8 bits), into `narrow_range`. multiplicands: (O, rows, columns,
+    C / groups) int8. limit: bound on its partial sums with these weights. requantize: per input for concat, else one. add: multipliers,
+    offset, shift.
+    """
+
+    op: Op
+    requantize: tuple[FixedPoint, ...] = ()
+    narrow: FixedPoint | None = None
+    narrow_range: tuple[int, int] = (0, 0)
+    multiplicands: NDArray[np.int8] | None = None
+    limit: int = 0
+    add: tuple[tuple[int, ...], int, int] = ((), 0, 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in the order of execution for one assignment; `last_use[t]` is the step after which tensor t is dead."""
+
+    graph: Graph
+    assignment: Assignment
+    steps: tuple[Step, ...]
+    last_use: tuple[int, ...]
+
+
+def layer_codes(graph: Graph, planes: NDArray[np.uint8], layer: Layer, width: int) -> NDArray[np.int8]:
+    """The `width`-bit codes of one layer: planes (>= width, graph.plane_bytes) uint8 -> (weights,) int8."""
+    start = sum(plane_bytes(other.weights) for other in graph.layers[: layer.index])
+    return unpack(planes[:width, start : start + plane_bytes(layer.weights)], layer.weights)
+
+
+def narrowing(ratio: float, width: int, signed: bool) -> tuple[FixedPoint, tuple[int, int]]:
+    """How a tensor's 8-bit codes become codes of `width` bits whose step is `ratio` times larger, and their range."""
+    limit = activation_range(TOP_WIDTH, signed)
+    scale = np.array([1.0 / float(ratio)])
+    return fixed_point(scale, np.zeros(1), max(limit[1], -limit[0])), activation_range(width, signed)
+
+
+def layer_fixed_point(
+    graph: Graph, parameters: Parameters, layer: Layer, widths: LayerWidths, index: int | None = None
+) -> FixedPoint:
+    """A layer's requantization at `widths`, from parameter set `index` (None: the set of its weight width)."""
+    row = graph.widths.index(widths.weight) if index is None else index
+    span = slice(layer.first_channel, layer.first_channel + layer.channels)
+    gain = np.ldexp(parameters.gain[row, span].astype(np.float64), int(parameters.gain_exponent[row, layer.index]))
+    bias = np.ldexp(parameters.bias[row, span].astype(np.float64), int(parameters.bias_exponent[row, layer.index]))
+    if widths.activation != TOP_WIDTH:
+        gain = gain * np.float64(parameters.ratios[layer.index, graph.widths.index(widths.activation)])
+    signed = graph.signed(graph.ops[layer.op].inputs[0])
+    try:
+        return fixed_point(gain, bias, layer.accumulator_limit(widths, signed), output_bits(graph.ops[layer.op]))
+    except SchemaError as e:
+        raise SchemaError(f"layer {layer.name!r} at {widths}: {e}") from None
+
+
+def rescaling(op: Op, graph: Graph, steps: NDArray[np.float32], source: int, target: int) -> FixedPoint:
+    """Requantization of tensor `source` to the step of tensor `target`: a concat's input, a clamp, or an average."""
+    window = op.kernel[0] * op.kernel[1] if op.kind == "avg_pool" else 1
+    low, high = graph.ranges[source]
+    scale = np.float64(steps[source]) / (np.float64(steps[target]) * window)
+    return fixed_point(np.array([scale]), np.zeros(1), max(high, -low) * window, output_bits(op))
+
+
+def adding(op: Op, steps: NDArray[np.float32], target: int) -> tuple[tuple[int, ...], int, int]:
+    """Multipliers, offset and shift of an add: y = (sum of x_i * multiplier_i + offset) >> shift.
+
+    Raises SchemaError when one input's step is so much larger than the output's that no multiplier of 15 bits fits.
+    """
+    scales = [float(steps[t]) / float(steps[target]) for t in op.inputs]
+    shift = 15 - int(np.frexp(max(scales))[1])
+    if not 0 < shift <= 30:
+        raise SchemaError(f"add {op.name!r}: its inputs' steps are {scales} times its output's")
+    multipliers = tuple(min(int(np.floor(np.ldexp(s, shift) + 0.5)), 2**15 - 1) for s in scales)
+    return multipliers, 1 << (shift - 1), shift
+
+
+def build_plan(
+    graph: Graph,
+    parameters: Parameters,
+    planes: NDArray[np.uint8],
+    assignment: Assignment,
+    parameter_set: int | None = None,
+) -> Plan:
+    """Builds the plan of `assignment`.
+
+    planes: (>= widest weight width of the assignment, graph.plane_bytes) uint8. parameter_set: the operating point's
+    own set, or None for the sets of the layers' widths. Raises AssignmentError, and SchemaError on parameters that
+    cannot be computed with.
+    """
+    graph.check_assignment(assignment)
+    layers = {layer.op: layer for layer in graph.layers}
+    steps = []
+    for i, op in enumerate(graph.ops):
+        if op.kind == "conv":
+            layer = layers[i]
+            steps.append(_layer_step(graph, parameters, planes, layer, assignment[layer.index], parameter_set))
+        elif op.kind == "add":
+            steps.append(Step(op, add=adding(op, parameters.steps, i + 1)))
+        elif op.kind in ("max_pool", "reshape"):
+            steps.append(Step(op))
+        else:
+            steps.append(Step(op, tuple(rescaling(op, graph, parameters.steps, t, i + 1) for t in op.inputs)))
+    last_use = [len(graph.ops)] * len(graph.shapes)
+    for i, op in enumerate(graph.ops):
+        for t in op.inputs:
+            last_use[t] = i
+    return Plan(graph, assignment, tuple(steps), tuple(last_use))
+
+
+def _layer_step(
+    graph: Graph,
+    parameters: Parameters,
+    planes: NDArray[np.uint8],
+    layer: Layer,
+    widths: LayerWidths,
+    parameter_set: int | None,
+) -> Step:
+    op = graph.ops[layer.op]
+    signed = graph.signed(op.inputs[0])
+    narrow, narrow_range = None, (0, 0)
+    if widths.activation != TOP_WIDTH:
+        ratio = parameters.ratios[layer.index, graph.widths.index(widths.activation)]
+        narrow, narrow_range = narrowing(ratio, widths.activation, signed)
+    m = multiplicands(layer_codes(graph, planes, layer, widths.weight), widths.weight).reshape(layer.weight_shape)
+    largest_activation = max(map(abs, activation_range(widths.activation, signed)))
+    return Step(
+        op,
+        (layer_fixed_point(graph, parameters, layer, widths, parameter_set),),
+        narrow,
+        narrow_range,
+        m,
+        int(np.abs(m.astype(np.int32)).sum(axis=(1, 2, 3)).max()) * largest_activation,
+    )

@@ -1,0 +1,205 @@
+"""The runtime: an engine whose operating point follows the device's context.
+
+with Runtime("model.caq", policy) as runtime:
+    label = runtime.predict(sample)
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caq.context import Context, ContextMonitor, RecordedContext
+from caq.engine import Engine
+from caq.errors import CaqError, ConfigError
+from caq.governor import CheckedPolicy, Decision, FixedPolicy, Governor, Policy, Switch, SwitchableEngine
+
+__all__ = [
+    "CheckedPolicy",
+    "ContextSource",
+    "Decision",
+    "FixedPolicy",
+    "InferenceEngine",
+    "Policy",
+    "Runtime",
+    "RuntimeClosedError",
+    "Switch",
+]
+
+log = logging.getLogger(__name__)
+
+
+class RuntimeClosedError(CaqError, RuntimeError):
+    """The runtime was closed; open a new one."""
+
+
+class ContextSource(Protocol):
+    """Where contexts come from: `read` returns the present one at once."""
+
+    def read(self) -> Context: ...
+
+
+class InferenceEngine(SwitchableEngine, Protocol):
+    """What the runtime needs of an engine; `caq.engine.Engine` is one."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
+
+    def run_at(self, x: NDArray[Any], /) -> tuple[NDArray[Any], str]: ...
+
+
+class Runtime:
+    """Serves inferences while a policy moves the engine between its operating points.
+
+    path_or_engine: a `.caq` file, or an engine. policy: a `Policy`, the name of an operating point to stay at, or None
+    to stay at the point that the engine is at (the first one, after loading). context: where contexts come from; by
+    default this device's own sensors. min_dwell_s: seconds between two switches that are not urgent. period_s: seconds
+    between two questions to the policy. on_switch: called with every `Switch`, in the thread that made it, while no
+    lock is held; what it raises is logged. auto: whether a thread asks the policy; by default it does unless the
+    context is a recording, which `step` drives.
+
+    Any number of threads may call it. A switch never waits for an inference, nor an inference for a switch: each one
+    runs at the point that was active when it began.
+
+    Raises ArtifactError for a file that cannot be trusted, AssignmentError for an unknown operating point, ConfigError
+    for times that are not positive, and whatever the policy's `check` raises if it does not fit the points.
+    """
+
+    def __init__(
+        self,
+        path_or_engine: str | Path | InferenceEngine,
+        policy: Policy | str | None = None,
+        context: ContextSource | None = None,
+        *,
+        min_dwell_s: float = 5.0,
+        period_s: float = 1.0,
+        on_switch: Callable[[Switch], None] | None = None,
+        auto: bool | None = None,
+    ) -> None:
+        if not 0 < period_s < float("inf"):
+            raise ConfigError(f"period_s must be above 0 and finite, not {period_s}")
+        self._engine: InferenceEngine = (
+            Engine(path_or_engine) if isinstance(path_or_engine, (str, Path)) else path_or_engine
+        )
+        if policy is None or isinstance(policy, str):
+            policy = FixedPolicy(self._engine.point if policy is None else policy)
+        self._governor = Governor(self._engine, policy, min_dwell_s=min_dwell_s)
+        if isinstance(policy, FixedPolicy):
+            self._engine.select(policy.point)
+        self._source: ContextSource = ContextMonitor(period_s) if context is None else context
+        self._period_s = period_s
+        self._on_switch = on_switch
+        self._closed = threading.Event()
+        self._own_monitor: ContextMonitor | None = None
+        self._thread: threading.Thread | None = None
+        if not isinstance(self._source, RecordedContext) if auto is None else auto:
+            if isinstance(self._source, ContextMonitor) and not self._source.running:
+                self._own_monitor = self._source.start()
+            self._thread = threading.Thread(target=self._follow, name="caq-runtime", daemon=True)
+            self._thread.start()
+
+    def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Integer logits: (classes,) of one sample, (N, classes) of a batch. Raises DataError on a wrong input."""
+        return self.run_at(x)[0]
+
+    def run_at(self, x: NDArray[Any]) -> tuple[NDArray[Any], str]:
+        """Integer logits, and the name of the operating point at which this very inference ran."""
+        self._check_open()
+        return self._engine.run_at(x)
+
+    def predict(self, x: NDArray[Any]) -> str | int | list[str] | NDArray[np.intp]:
+        """The class of one sample: its label, or its index if the model names no labels.
+
+        Of a batch (N, ...): a list of N labels, or an int array (N,). Raises DataError on a wrong input.
+        """
+        best = np.argmax(self(x), axis=-1)
+        labels = self._engine.label_names
+        if best.ndim == 0:
+            return labels[int(best)] if labels else int(best)
+        return [labels[index] for index in best.tolist()] if labels else best
+
+    @property
+    def point(self) -> str:
+        """Name of the operating point that the next inference will use."""
+        return self._engine.point
+
+    @property
+    def context(self) -> Context:
+        """The context now; its readings tell their age and quality. RuntimeClosedError after `close`."""
+        self._check_open()
+        return self._source.read()
+
+    @property
+    def decision(self) -> Decision | None:
+        """What the policy wanted last, also while the dwell holds it back; None before its first decision."""
+        return self._governor.decision
+
+    @property
+    def history(self) -> tuple[Switch, ...]:
+        """The latest switches, and failures of the policy (`Switch.kept`), oldest first; at most 256."""
+        return self._governor.history
+
+    def step(self, now_s: float | None = None) -> Switch | None:
+        """Senses, asks the policy and applies its choice once; returns the switch, or None if there was none.
+
+        now_s: the time that the dwell is measured on, in seconds; by default the context's own. A recording is moved
+        there first. Raises RuntimeClosedError after `close`.
+        """
+        self._check_open()
+        if now_s is not None and isinstance(self._source, RecordedContext):
+            self._source.seek(now_s)
+        elif isinstance(self._source, ContextMonitor) and not self._source.running:
+            self._source.poll()
+        context = self._source.read()
+        time_s = context.value("time_s") if now_s is None else now_s
+        if time_s is None:
+            raise ConfigError("the context has no time_s; pass now_s")
+        switch = self._governor.consider(context, time_s)
+        if switch is not None and self._on_switch is not None:
+            try:
+                self._on_switch(switch)
+            except Exception:
+                log.exception("on_switch failed; the switch to %s stands", switch.to_point)
+        return switch
+
+    def close(self) -> None:
+        """Stops following the context. Inferences that run are finished; later ones raise RuntimeClosedError."""
+        self._closed.set()
+        self._governor.close()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            # A policy or a callback that blocks keeps its daemon thread, but does not keep the caller.
+            self._thread.join(timeout=self._period_s)
+        if self._own_monitor is not None:
+            self._own_monitor.stop()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise RuntimeClosedError("the runtime is closed; open a new one")
+
+    def _follow(self) -> None:
+        if self._own_monitor is not None:
+            # Without this the first decision would rest on a context in which nothing has been read yet.
+            self._own_monitor.wait_ready(self._period_s)
+        while not self._closed.is_set():
+            try:
+                self.step()
+            except RuntimeClosedError:
+                return
+            except Exception:
+                log.exception("the context cannot be read; %s is kept", self.point)
+            self._closed.wait(self._period_s)

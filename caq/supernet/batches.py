@@ -1,0 +1,97 @@
+"""Batches of input codes for training: seeded by (seed, epoch), so that a resumed run sees what a whole one saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caq.data import Dataset
+from caq.graph import Shape
+from caq.scaling import InputScaling
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Input codes (N, C, H, W) int8 with labels (N,) int64; `step` is the real value of a code.
+
+    shift: how far augmentation may move a sample up or down and left or right, in positions.
+    """
+
+    codes: Tensor
+    labels: Tensor
+    step: float
+    shift: tuple[int, int] = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: np.ndarray) -> Samples:
+        """The samples at `indices`, without augmentation."""
+        chosen = torch.from_numpy(indices)
+        return Samples(self.codes[chosen], self.labels[chosen], self.step)
+
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled, augmented batches of real inputs (n, C, H, W) float32 and labels (n,).
+
+        A last batch of fewer than half the size is left out: batch norm would learn little from it.
+        """
+        rng = np.random.default_rng([seed, epoch])
+        order = torch.from_numpy(rng.permutation(len(self)))
+        for start in range(0, len(self), batch_size):
+            chosen = order[start : start + batch_size]
+            if len(chosen) * 2 >= batch_size or start == 0:
+                yield self._shifted(self.codes[chosen], rng).float() * self.step, self.labels[chosen]
+
+    def batches(self, batch_size: int) -> int:
+        """How many batches `epoch` yields."""
+        whole, rest = divmod(len(self), batch_size)
+        return max(1, whole + (rest * 2 >= batch_size))
+
+    def plain(self, batch_size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches in order, as they are."""
+        for start in range(0, min(len(self), limit or len(self)), batch_size):
+            chosen = slice(start, start + batch_size)
+            yield self.codes[chosen].float() * self.step, self.labels[chosen]
+
+    def _shifted(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
+        if self.shift == (0, 0):
+            return codes
+        n, _, h, w = codes.shape
+        moved = codes
+        for axis, (size, reach) in enumerate(zip((h, w), self.shift, strict=True), start=2):
+            offsets = torch.from_numpy(rng.integers(-reach, reach + 1, n))
+            index = torch.arange(size)[None] + offsets[:, None]
+            outside = (index < 0) | (index >= size)
+            view = (n, 1, size, 1) if axis == 2 else (n, 1, 1, size)
+            moved = moved.gather(axis, index.clamp(0, size - 1).reshape(view).expand_as(moved))
+            moved = moved.masked_fill(outside.reshape(view), 0)
+        return moved
+
+
+def samples(
+    x: np.ndarray, y: np.ndarray, scaling: InputScaling, input_shape: Shape, kind: str, augment: bool = False
+) -> Samples:
+    """Encodes raw samples (N, ...) of a data set of `kind` for a network that eats (H, W, C) `input_shape`.
+
+    Augmentation shifts images by up to an eighth of their size both ways, series by up to a tenth of their time.
+    """
+    h, w, _ = input_shape
+    codes = scaling.encode(x.reshape(len(x), *input_shape)).transpose(0, 3, 1, 2)
+    shift = (0, 0)
+    if augment and kind == "image" and h > 1:
+        shift = (max(1, h // 8), max(1, w // 8))
+    elif augment and kind == "series" and max(h, w) > 1:
+        # Time runs along the rows where the network sees the series as an image.
+        shift = (h // 10, 0) if h > 1 else (0, w // 10)
+    return Samples(
+        torch.from_numpy(np.ascontiguousarray(codes)), torch.from_numpy(y.astype(np.int64)), scaling.step, shift
+    )
+
+
+def training_samples(data: Dataset, scaling: InputScaling, input_shape: Shape) -> Samples:
+    """The training split of `data`, augmented."""
+    return samples(data.x_train, data.y_train, scaling, input_shape, data.kind, augment=True)

@@ -1,0 +1,158 @@
+"""Static gates: gating networks that learn each layer's widths for a budget on the device's cost.
+
+A gate has one logit per layer and width, for weights and for activations. While it learns, each layer computes with a
+hard Gumbel-softmax sample of its widths (straight-through gradients; Jang et al., "Categorical Reparameterization with
+Gumbel-Softmax", 2017), its outputs are compared with those of the widest assignment, and a multiplier on the budget's
+violation rises until the expected cost fits. At run time a gate is the argmax: an assignment, at no cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from caq.errors import ConfigError
+from caq.graph import Assignment, Graph, LayerWidths
+from caq.quant import TOP_WIDTH
+from caq.supernet.batches import Samples
+from caq.supernet.convert import Supernet
+from caq.supernet.progress import progress
+from caq.supernet.train import distillation_loss
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A gate's name and its share, 0..1, of the cost of 8 bits everywhere; see `relative_cost`."""
+
+    name: str
+    share: float
+
+    def __post_init__(self) -> None:
+        if not self.name.replace("_", "").isalnum() or not 0 < self.share <= 1:
+            raise ConfigError(f"a budget is a name and a share above 0 and at most 1, not {self.name!r} {self.share}")
+
+
+DEFAULT_BUDGETS = (Budget("full", 1.0), Budget("balanced", 0.42), Budget("saver", 0.22))
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """How a gate learns: steps of `batch_size` samples, and the temperature's first and last value."""
+
+    steps: int = 200
+    batch_size: int = 64
+    learning_rate: float = 0.05
+    temperature: tuple[float, float] = (2.0, 0.3)
+    seed: int = 0
+    quiet: bool = False
+
+
+def relative_cost(graph: Graph, assignment: Assignment) -> float:
+    """Mean of the weight bytes and the bit-MACs of `assignment`, each relative to 8 bits everywhere."""
+    cost, full = graph.cost(assignment), graph.cost((LayerWidths(TOP_WIDTH, TOP_WIDTH),) * len(assignment))
+    return (cost.weight_bytes / full.weight_bytes + cost.bit_macs / full.bit_macs) / 2
+
+
+class Gate(nn.Module):
+    """Logits of one gate: (layers, widths) for weights and for activations."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+        shape = (len(graph.layers), len(graph.widths))
+        self.weight_logits = nn.Parameter(torch.zeros(shape))
+        self.activation_logits = nn.Parameter(torch.zeros(shape))
+        self.bits = torch.tensor(graph.widths, dtype=torch.float32)
+        self.weights = torch.tensor([layer.weights for layer in graph.layers], dtype=torch.float32)
+        self.macs = torch.tensor([layer.macs for layer in graph.layers], dtype=torch.float32)
+        self.reads_input = torch.tensor([layer.reads_input for layer in graph.layers])
+
+    def sample(self, temperature: float) -> tuple[Tensor, Tensor]:
+        """One-hot (layers, widths) draws with straight-through gradients."""
+        return (
+            functional.gumbel_softmax(self.weight_logits, temperature, hard=True),
+            functional.gumbel_softmax(self.activation_logits, temperature, hard=True),
+        )
+
+    def expected_cost(self) -> Tensor:
+        """`relative_cost` in expectation over the gate's choices; differentiable."""
+        weight_bits = functional.softmax(self.weight_logits, 1) @ self.bits
+        activation_bits = functional.softmax(self.activation_logits, 1) @ self.bits
+        activation_bits = torch.where(self.reads_input, torch.full_like(activation_bits, TOP_WIDTH), activation_bits)
+        size = (self.weights * weight_bits).sum() / (self.weights.sum() * TOP_WIDTH)
+        work = (self.macs * weight_bits * activation_bits).sum() / (self.macs.sum() * TOP_WIDTH**2)
+        return (size + work) / 2
+
+    def assignment(self, share: float) -> Assignment:
+        """The argmax, and, where its cost exceeds `share`, the narrowing steps that cost the fewest logits per bit."""
+        chosen = [self.weight_logits.argmax(1).tolist(), self.activation_logits.argmax(1).tolist()]
+        logits = [self.weight_logits.detach(), self.activation_logits.detach()]
+
+        def pairs() -> Assignment:
+            return tuple(
+                LayerWidths(self.graph.widths[w], TOP_WIDTH if layer.reads_input else self.graph.widths[a])
+                for layer, w, a in zip(self.graph.layers, *chosen, strict=True)
+            )
+
+        while (now := relative_cost(self.graph, pairs())) > share:
+            best: tuple[float, int, int] | None = None
+            for kind in (0, 1):
+                for i, j in enumerate(chosen[kind]):
+                    if j == 0 or (kind == 1 and self.graph.layers[i].reads_input):
+                        continue
+                    chosen[kind][i] = j - 1
+                    saved = now - relative_cost(self.graph, pairs())
+                    chosen[kind][i] = j
+                    price = float(logits[kind][i, j] - logits[kind][i, j - 1]) / saved
+                    if best is None or price < best[0]:
+                        best = (price, kind, i)
+            if best is None:
+                raise ConfigError(f"a budget of {share} is below the cost of the narrowest widths, {now:.3f}")
+            chosen[best[1]][best[2]] -= 1
+        return pairs()
+
+
+def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateConfig, task: str) -> Assignment:
+    """Learns the assignment of a budget; the supernet's weights stay as they are.
+
+    Raises ConfigError for a budget below the cost of the narrowest widths.
+    """
+    torch.manual_seed(config.seed)
+    gate = Gate(supernet.graph)
+    optimizer = torch.optim.Adam(gate.parameters(), config.learning_rate, betas=(0.9, 0.99))
+    trained = {name: p.requires_grad for name, p in supernet.named_parameters()}
+    supernet.requires_grad_(False)
+    widest = supernet.graph.uniform(supernet.widths[-1])
+    multiplier, epoch, first = 1.0, 0, None
+    batches = iter(())  # type: ignore[var-annotated]
+    with progress(f"gate {budget.name}", config.steps, not config.quiet) as advance:
+        for i in range(config.steps):
+            batch = next(batches, None)
+            if batch is None:
+                batches, epoch = train.epoch(config.batch_size, config.seed + 7919, epoch), epoch + 1
+                batch = next(batches)
+            supernet.eval()
+            supernet.set_assignment(widest)
+            with torch.no_grad():
+                target = supernet(batch[0])
+            start, end = config.temperature
+            weight_mix, activation_mix = gate.sample(start * (end / start) ** (i / config.steps))
+            for layer, w, a in zip(supernet.layers, weight_mix, activation_mix, strict=True):
+                layer.mix = (w, a)
+            distance = distillation_loss(task, supernet(batch[0]), target)
+            first = distance.detach().clamp(min=1e-6) if first is None else first
+            excess = gate.expected_cost() / budget.share - 1
+            # Distances are divided by the first one, so that one schedule fits tasks of any scale.
+            loss = distance / first + multiplier * functional.relu(excess)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            multiplier = max(0.0, multiplier + 0.2 * float(excess.detach()))
+            advance(f"distance {float(distance.detach()):.4f}, cost {float(gate.expected_cost().detach()):.2f}")
+    for name, p in supernet.named_parameters():
+        p.requires_grad_(trained[name])
+    supernet.set_assignment(widest)
+    return gate.assignment(budget.share)

@@ -1,0 +1,111 @@
+"""Differentiable quantizers: integer codes forward, straight-through gradients backward, learned steps (LSQ).
+
+Rounding is floor(v + 1/2) everywhere, as the integer contract has it (caq.quant); torch.round would round half to even.
+Steps are trained as logarithms: they stay positive, and one learning rate fits all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from caq.quant import TOP_WIDTH, activation_range
+
+
+class _QuantizeActivation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+        v = x / step
+        codes = torch.floor(v + 0.5).clamp_(low, high)
+        ctx.save_for_backward(v, codes)
+        ctx.bounds = (low, high)
+        return codes * step
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (g,) = grads
+        v, codes = ctx.saved_tensors
+        low, high = ctx.bounds
+        inside = (v >= low) & (v <= high)
+        # LSQ: d(value)/d(step) is codes - v inside the range and the bound outside; its scale keeps steps and weights
+        # in balance.
+        g_step = (g * torch.where(inside, codes - v, codes)).sum() / math.sqrt(v.numel() * high)
+        return g * inside, g_step.reshape(1), None, None
+
+
+class _QuantizeWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, width: int) -> Tensor:
+        v = weight / scale
+        middle = nested_values(torch.floor(v + 0.5).clamp_(-128, 127), width)
+        ctx.save_for_backward(v, middle)
+        return middle * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (g,) = grads
+        v, middle = ctx.saved_tensors
+        inside = (v >= -128) & (v <= 127)
+        g_scale = g * torch.where(inside, middle - v, middle)
+        dims = tuple(range(1, v.dim()))
+        return g * inside, g_scale.sum(dims, keepdim=True) / math.sqrt(v[0].numel() * 127), None
+
+
+def nested_values(codes: Tensor, width: int) -> Tensor:
+    """What 8-bit codes stand for at `width`, in units of the weight scale: see caq.quant."""
+    if width == TOP_WIDTH:
+        return codes
+    size = 2.0 ** (TOP_WIDTH - width)
+    return (torch.floor(codes / size) + 0.5) * size
+
+
+def quantize_weight(weight: Tensor, log_scale: Tensor, width: int) -> Tensor:
+    """Weights (O, ...) as the model of `width` sees them; log_scale: (O,)."""
+    scale = log_scale.exp().reshape(-1, *[1] * (weight.dim() - 1))
+    return _QuantizeWeight.apply(weight, scale, width)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def weight_codes(weight: Tensor, log_scale: Tensor) -> Tensor:
+    """The stored 8-bit codes of weights (O, ...), int8."""
+    scale = log_scale.exp().reshape(-1, *[1] * (weight.dim() - 1))
+    return torch.floor(weight / scale + 0.5).clamp(-128, 127).to(torch.int8)
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds activations to codes of `width` bits with a learned step; forward returns codes * step.
+
+    signed: two's complement codes, else from 0 (which is ReLU).
+    """
+
+    def __init__(self, width: int, signed: bool) -> None:
+        super().__init__()
+        self.low, self.high = activation_range(width, signed)
+        self.log_step = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = self.log_step.exp()
+        return _QuantizeActivation.apply(x, step, self.low, self.high)  # type: ignore[no-untyped-call,no-any-return]
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """Lowest and highest code."""
+        return self.low, self.high
+
+    @property
+    def step(self) -> float:
+        """The step as the float32 number that lowering stores."""
+        return float(self.log_step.detach().exp())
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Sets the step that has the least squared error on `x`, of 60 between 1/60 and all of the largest value."""
+        x = x.flatten()
+        x = x[:: max(1, x.numel() // 20000)].clamp(min=0 if self.low == 0 else -math.inf)
+        largest = float(x.abs().max()) or 1.0
+        steps = torch.linspace(1 / 60, 1, 60) * largest / self.high
+        codes = torch.floor(x / steps[:, None] + 0.5).clamp(self.low, self.high)
+        error = (codes * steps[:, None] - x).square().mean(1)
+        self.log_step.fill_(math.log(float(steps[error.argmin()])))

@@ -1,0 +1,257 @@
+"""Joint training: one set of weights for every width and every assignment of widths.
+
+Each step trains the widest assignment on the labels, and the narrowest, one random uniform width and one random
+per-layer assignment on the widest one's soft outputs (the sandwich rule with in-place distillation: Yu and Huang,
+"Universally Slimmable Networks", 2019; for widths of bits Yu et al., "Any-Precision Deep Neural Networks", 2021).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from caq.errors import ConfigError, MissingExtraError, TrainingError
+from caq.graph import Assignment, Graph, LayerWidths
+from caq.quant import TOP_WIDTH
+from caq.supernet.batches import Samples
+from caq.supernet.convert import Supernet
+from caq.supernet.progress import progress
+
+#: Loss of one batch; calls backward itself, and returns the loss of the widest assignment.
+StepFunction = Callable[[Tensor, Tensor, np.random.Generator], float]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. The same configuration, data and number of threads give the same weights, bit for bit."""
+
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    #: Share of the steps in which the learning rate rises to its peak; it falls to zero as a cosine afterwards.
+    warm_up: float = 0.1
+    seed: int = 0
+    #: Random per-layer assignments trained in each step, besides the widest, the narrowest and a random uniform width.
+    mixed: int = 1
+    #: "classify" on labels, or "reconstruct" the input.
+    task: str = "classify"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2 or not 0 < self.learning_rate < 1 or self.mixed < 0:
+            raise ConfigError(f"epochs >= 1, batch_size >= 2, 0 < learning_rate < 1, mixed >= 0, not {self}")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where training leaves what it knows.
+
+    checkpoint: file to write after every epoch and to resume from. tensorboard: folder. quiet: no progress bar.
+    """
+
+    checkpoint: Path | None = None
+    tensorboard: Path | None = None
+    quiet: bool = False
+
+
+def random_assignment(graph: Graph, rng: np.random.Generator) -> Assignment:
+    """Widths drawn for every layer on its own, weights and activations apart."""
+    pairs = []
+    for layer in graph.layers:
+        weight, activation = (int(w) for w in rng.choice(graph.widths, 2))
+        pairs.append(LayerWidths(weight, TOP_WIDTH if layer.reads_input else activation))
+    return tuple(pairs)
+
+
+def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outputs: Outputs = Outputs()) -> None:
+    """Trains `supernet` in place. Raises TrainingError if a checkpoint belongs to other settings."""
+    widest = supernet.graph.uniform(supernet.widths[-1])
+    others = supernet.widths[1:-1]
+
+    def step(x: Tensor, y: Tensor, rng: np.random.Generator) -> float:
+        supernet.set_assignment(widest)
+        logits = supernet(x)
+        loss = task_loss(config.task, logits, x, y)
+        loss.backward()
+        if len(supernet.widths) == 1:
+            return float(loss.detach())
+        target = logits.detach()
+        assignments = [supernet.graph.uniform(supernet.widths[0])]
+        if others:
+            assignments.append(supernet.graph.uniform(int(rng.choice(others))))
+        assignments += [random_assignment(supernet.graph, rng) for _ in range(config.mixed)]
+        for assignment in assignments:
+            supernet.set_assignment(assignment)
+            distillation_loss(config.task, supernet(x), target).backward()
+        return float(loss.detach())
+
+    _train(supernet, train, config, outputs, step)
+
+
+def train_float(model: nn.Module, train: Samples, config: TrainConfig, outputs: Outputs = Outputs()) -> None:
+    """Trains a float network in place with the same data, steps and schedule: the baseline.
+
+    `model` eats (N, C, H, W) inputs, as `Samples` has them.
+    """
+
+    def step(x: Tensor, y: Tensor, rng: np.random.Generator) -> float:
+        loss = task_loss(config.task, model(x), x, y)
+        loss.backward()
+        return float(loss.detach())
+
+    _train(model, train, config, outputs, step)
+
+
+def task_loss(task: str, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Cross entropy with labels, or squared error of a reconstruction."""
+    if task == "classify":
+        return functional.cross_entropy(outputs, y)
+    return functional.mse_loss(outputs, x.permute(0, 2, 3, 1).flatten(1))
+
+
+def distillation_loss(task: str, outputs: Tensor, target: Tensor) -> Tensor:
+    """Distance from the widest assignment's outputs: Kullback-Leibler divergence, or squared error."""
+    if task == "classify":
+        log_p = functional.log_softmax(outputs, 1)
+        return functional.kl_div(log_p, functional.log_softmax(target, 1), log_target=True, reduction="batchmean")
+    return functional.mse_loss(outputs, target)
+
+
+def _train(model: nn.Module, train: Samples, config: TrainConfig, outputs: Outputs, step: StepFunction) -> None:
+    torch.use_deterministic_algorithms(True)
+    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), config.learning_rate)
+    start = _resume(outputs.checkpoint, model, optimizer, config)
+    steps = train.batches(config.batch_size)
+    writer = _writer(outputs.tensorboard)
+    model.train()
+    with progress("training", config.epochs * steps, not outputs.quiet) as advance:
+        for _ in range(start * steps):
+            advance("resumed")
+        for epoch in range(start, config.epochs):
+            # Dropout and other draws of torch's own are seeded by epoch, so that resuming repeats them.
+            torch.manual_seed(config.seed * 1_000_003 + epoch)
+            rng = np.random.default_rng([config.seed, epoch, 1])
+            total = 0.0
+            for i, (x, y) in enumerate(train.epoch(config.batch_size, config.seed, epoch)):
+                for group in optimizer.param_groups:
+                    group["lr"] = _learning_rate(config, epoch * steps + i, config.epochs * steps)
+                optimizer.zero_grad()
+                loss = step(x, y, rng)
+                if not math.isfinite(loss):
+                    raise TrainingError(f"the loss is {loss} in epoch {epoch}; lower the learning rate")
+                optimizer.step()
+                total += loss
+                advance(f"epoch {epoch + 1}/{config.epochs}, loss {loss:.3f}")
+            if writer is not None:
+                writer.add_scalar("loss/widest", total / steps, epoch)
+                writer.add_scalar("learning_rate", optimizer.param_groups[0]["lr"], epoch)
+            _save(outputs.checkpoint, model, optimizer, config, epoch + 1)
+    if writer is not None:
+        writer.close()
+    model.eval()
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases, batch norms and steps do not."""
+    weights = [p for name, p in model.named_parameters() if name.endswith("weight") and p.dim() > 1]
+    chosen = {id(p) for p in weights}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [{"params": weights, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    rising = max(1, int(config.warm_up * steps))
+    if step < rising:
+        return config.learning_rate * (step + 1) / rising
+    return config.learning_rate * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+
+
+def _identity(model: nn.Module, config: TrainConfig) -> str:
+    """What a checkpoint must agree with to be resumed."""
+    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
+    return json.dumps([asdict(config), shapes], sort_keys=True)
+
+
+def _save(
+    path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, done: int
+) -> None:
+    if path is None:
+        return
+    state = {
+        "identity": _identity(model, config),
+        "epochs": done,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    with open(temporary, "wb") as f:
+        torch.save(state, f)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def _resume(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig) -> int:
+    """Loads a checkpoint if there is one; returns the number of epochs it has behind it."""
+    if path is None or not path.exists():
+        return 0
+    try:
+        state = torch.load(path, weights_only=True)
+        if state["identity"] != _identity(model, config):
+            raise TrainingError(f"{path} is of another model or configuration; remove it, or resume with its settings")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["epochs"])
+    except (OSError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile) as e:
+        if isinstance(e, TrainingError):
+            raise
+        raise TrainingError(f"{path} cannot be resumed from: {e}; remove it to start again") from e
+
+
+def _writer(folder: Path | None) -> Any:
+    if folder is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("tensorboard", "train") from None
+    return SummaryWriter(folder)  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def reestimate_norms(supernet: Supernet, data: Samples, assignment: Assignment, row: int | None = None) -> None:
+    """Replaces the batch-norm statistics that `assignment` uses by averages over batches of `data`.
+
+    row: the operating point's own row of statistics, or None for the rows of the layers' widths.
+    """
+    norms = [layer.norm for layer in supernet.layers if layer.norm is not None]
+    supernet.set_assignment(assignment, row)
+    supernet.train()
+    for i, (x, _) in enumerate(data.plain(256, limit=4096)):
+        for norm in norms:
+            norm.momentum = 1 / (i + 1)
+        supernet(x)
+    supernet.eval()
+
+
+def predict(model: Callable[[Tensor], Tensor], data: Samples, batch_size: int = 256) -> Tensor:
+    """Outputs of `model` on all of `data`, without gradients."""
+    with torch.no_grad():
+        return torch.cat([model(x) for x, _ in data.plain(batch_size)])
+
+
+def accuracy(outputs: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
+    """Share of rows whose largest output is at the label."""
+    return float((torch.as_tensor(outputs).argmax(1) == torch.as_tensor(labels)).double().mean())
