@@ -2,7 +2,7 @@
 
 The layout is safetensors': 8 bytes, a little-endian length n; n bytes of JSON; then the tensors' bytes, and no others.
 
-    {"__metadata__": {"caq": "1", "manifest_sha256": "<hex>"},
+    {"__metadata__": {"caq": "1", "manifest_sha256": "<base64>"},
      "manifest": {"dtype": "U8", "shape": [m], "data_offsets": [0, m]}, "<tensor>": ...}
 
 The header is canonical: exactly what `json.dumps` writes without spaces, padded with spaces to a multiple of 8. Tensors
@@ -27,11 +27,11 @@ The manifest:
     input        sample: shape of one sample in the data; shape: [H, W, C] that the graph eats; dtype; step
     widths       weight widths, ascending
     ops          the graph (caq.graph), fields at their defaults left out
-    points       operating points: name; w and a, one digit a layer; score and metric as measured in integers on
-                 `samples` test samples; cost, [weight_bytes, bit_macs]; set, its parameter set, if it has its own
+    points       operating points: name; w and a, one digit a layer; score (accuracy, or R2 when reconstructing) as
+                 measured in integers on `samples` test samples; cost, [weight_bytes, bit_macs]; set, its parameter set, if it has its own
     labels       names of the classes, or []
     provenance   an object of strings and numbers: seed, versions, data hash
-    sha256       of every tensor but the manifest
+    sha256       of every tensor but the manifest; base64 with the URL alphabet, unpadded
 
 A loader refuses what it does not understand, and checks sizes against the file before it allocates. Nothing here is
 executed or unpickled, and no name in the file is used as a path.
@@ -39,6 +39,7 @@ executed or unpickled, and no name in the file is used as a path.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -158,13 +159,13 @@ def dumps(model: Model) -> bytes:
             "points": [_point_to_json(p) for p in model.points],
             "labels": list(model.label_names),
             "provenance": model.provenance,
-            "sha256": {name: hashlib.sha256(a.tobytes()).hexdigest() for name, a in tensors.items()},
+            "sha256": {name: _digest(a.tobytes()) for name, a in tensors.items()},
         }
     )
     manifest += b" " * (-len(manifest) % 8)
     tensors = {"manifest": np.frombuffer(manifest, np.uint8), **tensors}
     header: dict[str, Any] = {
-        "__metadata__": {"caq": str(VERSION), "manifest_sha256": hashlib.sha256(manifest).hexdigest()}
+        "__metadata__": {"caq": str(VERSION), "manifest_sha256": _digest(manifest)}
     }
     codes = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
     end = 0
@@ -218,7 +219,7 @@ class Reader:
             self.file_bytes = self._file.seek(0, os.SEEK_END)
             self.tensors, digest = self._read_header()
             raw = self._bytes(self.tensors["manifest"])
-            if hashlib.sha256(raw).hexdigest() != digest:
+            if _digest(raw) != digest:
                 raise IntegrityError("the manifest's SHA-256 does not match the header's")
             self.manifest = _Manifest(_parse(raw, "manifest"))
             self._check_tensors()
@@ -340,7 +341,7 @@ class Reader:
     def _read(self, name: str) -> NDArray[Any]:
         t = self.tensors[name]
         raw = self._bytes(t)
-        if hashlib.sha256(raw).hexdigest() != self.manifest.sha256[name]:
+        if _digest(raw) != self.manifest.sha256[name]:
             raise IntegrityError(f"tensor {name!r}: its SHA-256 does not match the manifest's")
         return np.frombuffer(raw, np.dtype(DTYPES[t.dtype]).newbyteorder("<")).reshape(t.shape)
 
@@ -381,7 +382,7 @@ class _Manifest:
 
     def _point(self, at: str, data: object) -> OperatingPoint:
         p = _object(data, at)
-        _keys({k: v for k, v in p.items() if k != "set"}, at, {"name", "w", "a", "score", "metric", "samples", "cost"})
+        _keys({k: v for k, v in p.items() if k != "set"}, at, {"name", "w", "a", "score", "samples", "cost"})
         name = _text(p["name"], f"{at}.name", MAX_NAME)
         weight, activation = (_text(p[k], f"{at}.{k}", 2**12) for k in ("w", "a"))
         if len(weight) != len(activation) or not (weight + activation).isascii() or not (weight + activation).isdigit():
@@ -396,11 +397,11 @@ class _Manifest:
             raise SchemaError(f"{at}.cost: {p['cost']!r}, the graph costs {[cost.weight_bytes, cost.bit_macs]}")
         score = _number(p["score"], f"{at}.score")
         samples, own_set = p["samples"], p.get("set")
-        if p["metric"] != TASKS[self.task] or type(samples) is not int or samples < 0 or score > 1:
-            raise SchemaError(f"{at}: metric must be {TASKS[self.task]}, samples a count, score at most 1")
+        if type(samples) is not int or samples < 0 or score > 1:
+            raise SchemaError(f"{at}: samples must be a count and score at most 1, not {samples!r} and {score}")
         if own_set is not None and (type(own_set) is not int or not 0 <= own_set < MAX_SETS):
             raise SchemaError(f"{at}.set: {own_set!r} is no parameter set")
-        return OperatingPoint(name, assignment, score, p["metric"], samples, cost, own_set)
+        return OperatingPoint(name, assignment, score, TASKS[self.task], samples, cost, own_set)
 
 
 def _tensors(model: Model) -> dict[str, NDArray[Any]]:
@@ -425,7 +426,6 @@ def _point_to_json(p: OperatingPoint) -> dict[str, Any]:
         "w": "".join(str(v.weight) for v in p.assignment),
         "a": "".join(str(v.activation) for v in p.assignment),
         "score": p.score,
-        "metric": p.metric,
         "samples": p.samples,
         "cost": [p.cost.weight_bytes, p.cost.bit_macs],
     }
@@ -456,6 +456,11 @@ def _tensor(name: str, entry: object, position: int, start: int) -> Tensor:
     if not all(size > 0 for size in shape) or list(offsets) != [position, position + nbytes]:
         raise FormatError(f"tensor {name!r}: shape {shape} at {offsets}, where bytes {position} on are due")
     return Tensor(entry["dtype"], shape, start + position, nbytes)
+
+
+def _digest(raw: bytes) -> str:
+    """SHA-256 in base64, URL alphabet, without its padding: a third shorter than in hexadecimal."""
+    return base64.urlsafe_b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
 
 
 def _header_bytes(header: dict[str, Any]) -> bytes:

@@ -104,8 +104,8 @@ class Op:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
-    low: int = -128
-    high: int = 127
+    low: int = 0
+    high: int = 255
     shape: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
