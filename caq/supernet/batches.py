@@ -80,7 +80,7 @@ def samples(
     Augmentation shifts images by up to an eighth of their size both ways, series by up to a tenth of their time.
     """
     h, w, _ = input_shape
-    codes = scaling.encode(x.reshape(len(x), *input_shape)).transpose(0, 3, 1, 2)
+    codes = scaling.encode(x).reshape(len(x), *input_shape).transpose(0, 3, 1, 2)
     shift = (0, 0)
     if augment and kind == "image" and h > 1:
         shift = (max(1, h // 8), max(1, w // 8))

@@ -76,7 +76,7 @@ class Supernet(nn.Module):
     def to_internal(self, x: Tensor) -> Tensor:
         """(N, C, H, W), (N, C, T) or (N, F) as (N, C, H, W)."""
         h, w, c = self.input_shape
-        return x.reshape(len(x), c, h, w)
+        return x.reshape(len(x), c, h, w).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Real outputs (N, classes) of inputs (N, C, H, W), (N, C, T) or (N, F), which should be codes * step."""
@@ -88,16 +88,25 @@ class Supernet(nn.Module):
                     del live[t]
         return live[len(self.sources)].flatten(1)
 
+    def set_rounding(self, rounding: bool) -> None:
+        """Whether forward rounds what passes between layers to 8 bits, as the integer graph does."""
+        for node in self.nodes:
+            node.rounding = rounding
+
     @torch.no_grad()
-    def fit_steps(self, x: Tensor) -> None:
-        """Fits every step to what flows on a batch at the widest assignment, with the batch's own statistics."""
+    def fit_steps(self, x: Tensor, narrow: bool = True) -> None:
+        """Fits the steps to what flows on a batch at the widest assignment, with the batch's own statistics.
+
+        narrow: also those below 8 bits, which training learns.
+        """
         training = self.training
         norms = [layer.norm for layer in self.layers if layer.norm is not None]
         saved = [norm.momentum for norm in norms]
         for norm in norms:
             norm.momentum = 0.0
+        self.set_rounding(True)
         for node in self.nodes:
-            node.fitting = True
+            node.fitting, node.fitting_narrow = True, narrow
         self.train()
         self.set_assignment(self.graph.uniform(self.widths[-1]))
         self.output_step.copy_((self.forward(x).abs().max() * 4 / 2**15).clamp(min=2.0**-30))

@@ -68,18 +68,23 @@ class Node(nn.Module):
         self.name = name
         self.clip = clip
         self.output = ActivationQuantizer(TOP_WIDTH, clip.signed) if clip is not None else None
-        self.fitting = False
+        self.fitting = self.fitting_narrow = False
+        #: Whether forward rounds the output to 8 bits. It costs time and changes little, so training begins without.
+        self.rounding = True
 
     def finish(self, y: Tensor) -> Tensor:
         """Applies the activation function and the output's quantizer."""
         if self.clip is None:
             return y
-        if self.output is None or math.isfinite(self.clip.high) or (math.isfinite(self.clip.low) and self.clip.signed):
-            y = y.clamp(self.clip.low, self.clip.high)
+        rounding = self.output is not None and self.rounding
+        if math.isfinite(self.clip.high) or (math.isfinite(self.clip.low) and (self.clip.signed or not rounding)):
+            y = torch.relu(y) if self.clip == Clip(0.0) else y.clamp(self.clip.low, self.clip.high)
         if self.output is None:
             return y
         if self.fitting:
             self.output.fit(y)
+        if not rounding:
+            return y
         return self.output(y)  # type: ignore[no-any-return]
 
 
@@ -169,7 +174,7 @@ class SwitchableLayer(Node):
         self.mix: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fitting:
+        if self.fitting and self.fitting_narrow:
             for quantizer in self.narrow.values():
                 quantizer.fit(x)  # type: ignore[operator]
         if self.mix is not None:

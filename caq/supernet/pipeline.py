@@ -50,7 +50,7 @@ def prepare(data: Dataset, name: str, seed: int) -> Prepared:
     network = zoo.build(name, data.sample_shape, data.num_classes)
     sample = network.sample_shape
     shape: Shape = (*(1,) * (3 - len(sample)), *sample)  # type: ignore[assignment]
-    scaling = InputScaling.fit(data.x_train.reshape(len(data.x_train), *shape))
+    scaling = InputScaling.fit(data.x_train)
     return Prepared(network, scaling, training_samples(data, scaling, shape), shape, network.input_layout)
 
 

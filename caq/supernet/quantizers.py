@@ -18,8 +18,8 @@ from caq.quant import TOP_WIDTH, activation_range
 class _QuantizeActivation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-        v = x / step
-        codes = torch.floor(v + 0.5).clamp_(low, high)
+        v = x * (1 / step)
+        codes = torch.add(v, 0.5).floor_().clamp_(low, high)
         ctx.save_for_backward(v, codes)
         ctx.bounds = (low, high)
         return codes * step
@@ -29,11 +29,18 @@ class _QuantizeActivation(torch.autograd.Function):
         (g,) = grads
         v, codes = ctx.saved_tensors
         low, high = ctx.bounds
-        inside = (v >= low) & (v <= high)
+        g_x = g * v.clamp(low, high).eq_(v)
         # LSQ: d(value)/d(step) is codes - v inside the range and the bound outside; its scale keeps steps and weights
         # in balance.
-        g_step = (g * torch.where(inside, codes - v, codes)).sum() / math.sqrt(v.numel() * high)
-        return g * inside, g_step.reshape(1), None, None
+        g_step = _dot(g, codes) - _dot(g_x, v)
+        return g_x, (g_step / math.sqrt(v.numel() * high)).reshape(1), None, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of products; without a copy where both lie in memory in the same order."""
+    if a.stride() == b.stride() and a.is_contiguous(memory_format=torch.channels_last):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+    return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 class _QuantizeWeight(torch.autograd.Function):
