@@ -9,9 +9,9 @@ The header is canonical: exactly what `json.dumps` writes without spaces, padded
 lie in the header's order without gaps, so no byte of the file is outside a tensor, and every byte is under a checksum:
 
     manifest        U8    JSON, below; its SHA-256 stands in the header
-    steps           F32   (T,)       real value of one code of each tensor of the graph
+    steps           F32   (T,)       real value of one code of each tensor of the graph; the first is the input's step
     ratios          F32   (L, W)     step of a layer's input at each width over its step at 8 bits
-    scaling         I32   (3, C0)    input: multiplier, offset, shift of each channel (caq.scaling)
+    scaling         I32   (3, C0)    input: multiplier, offset, shift of each channel of a sample (caq.scaling)
     resolution      F32   (C0,)      input: only if its dtype is float32
     affine          I16   (2, S, C)  gain and bias of every channel of every layer, one row a parameter set (caq.plan)
     exponents       I8    (2, S, L)  their exponents
@@ -28,11 +28,13 @@ The manifest:
     widths       weight widths, ascending
     ops          the graph (caq.graph), fields at their defaults left out
     points       operating points: name; w and a, one digit a layer; score (accuracy, or R2 when reconstructing) as
-                 measured in integers on `samples` test samples; cost, [weight_bytes, bit_macs]; set, its parameter set, if it has its own
+                 measured in integers on `samples` test samples; cost, [weight_bytes, bit_macs]; set, its parameter
+                 set, if it has its own
     labels       names of the classes, or []
     provenance   an object of strings and numbers: seed, versions, data hash
     sha256       of every tensor but the manifest; base64 with the URL alphabet, unpadded
 
+Numbers are finite; names are of at most 256 characters, none of them a control character or half a surrogate pair.
 A loader refuses what it does not understand, and checks sizes against the file before it allocates. Nothing here is
 executed or unpickled, and no name in the file is used as a path.
 """
@@ -41,12 +43,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import itertools
 import json
 import math
 import os
+import re
+import reprlib
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -55,16 +61,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq.errors import CaqError, DataError, FormatError, IntegrityError, SchemaError, VersionError
-from caq.graph import Assignment, Cost, Graph, LayerWidths, Op
+from caq.graph import MAX_OPS, Assignment, Cost, Graph, LayerWidths, Op
 from caq.plan import Parameters
-from caq.scaling import InputScaling
+from caq.quant import plane_bytes
+from caq.scaling import RAW_RANGES, InputScaling
 
 VERSION = 1
 MAX_HEADER_BYTES = 2**16
-MAX_MANIFEST_BYTES = 2**24
+#: Parsed JSON takes up to thirty times its length, so this bounds what a small file can make a loader allocate.
+MAX_MANIFEST_BYTES = 2**20
 MAX_POINTS = 1024
 MAX_SETS = 1024
 MAX_NAME = 256
+MAX_LABELS = 2**16
 TASKS = {"classify": "accuracy", "reconstruct": "r2"}
 DTYPES = {"U8": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "F32": np.float32}
 
@@ -112,11 +121,15 @@ class Model:
         shapes = [self.sample_shape]
         if self.sample_shape[-1] == 1 and len(self.sample_shape) == 3:
             shapes.append(self.sample_shape[:2])
-        x = np.asarray(x)
+        try:
+            x = np.asarray(x)
+        except ValueError as e:
+            raise DataError(f"samples of shape {self.sample_shape} are expected, not a ragged list: {e}") from None
         single = x.shape in shapes
         if not single and (x.shape[1:] not in shapes or len(x) == 0):
             raise DataError(f"samples of shape {self.sample_shape}, or a batch of them, are expected, not {x.shape}")
-        return self.scaling.encode(x.reshape(-1, *self.graph.input_shape)), single
+        codes = self.scaling.encode(x.reshape(-1, *self.sample_shape))
+        return codes.reshape(-1, *self.graph.input_shape), single
 
 
 def save(model: Model, path: str | Path) -> None:
@@ -142,9 +155,12 @@ def save(model: Model, path: str | Path) -> None:
 
 
 def dumps(model: Model) -> bytes:
-    """The bytes of `model`'s file; the same model gives the same bytes."""
+    """The bytes of `model`'s file; the same model gives the same bytes.
+
+    Raises ArtifactError on a model that breaks a rule of the format.
+    """
     tensors = _tensors(model)
-    manifest = _json(
+    manifest = _manifest_json(
         {
             "version": VERSION,
             "task": model.task,
@@ -156,7 +172,7 @@ def dumps(model: Model) -> bytes:
             },
             "widths": list(model.graph.widths),
             "ops": [op.to_json() for op in model.graph.ops],
-            "points": [_point_to_json(p) for p in model.points],
+            "points": [_point_to_json(p, model.graph) for p in model.points],
             "labels": list(model.label_names),
             "provenance": model.provenance,
             "sha256": {name: _digest(a.tobytes()) for name, a in tensors.items()},
@@ -164,9 +180,7 @@ def dumps(model: Model) -> bytes:
     )
     manifest += b" " * (-len(manifest) % 8)
     tensors = {"manifest": np.frombuffer(manifest, np.uint8), **tensors}
-    header: dict[str, Any] = {
-        "__metadata__": {"caq": str(VERSION), "manifest_sha256": _digest(manifest)}
-    }
+    header: dict[str, Any] = {"__metadata__": {"caq": str(VERSION), "manifest_sha256": _digest(manifest)}}
     codes = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
     end = 0
     for name, a in tensors.items():
@@ -190,8 +204,6 @@ def load(path: str | Path, *, max_width: int = 8) -> Model:
 
 def loads(data: bytes) -> Model:
     """As `load`, from bytes."""
-    import io
-
     with Reader(io.BytesIO(data), name="bytes") as reader:
         return reader.model()
 
@@ -248,14 +260,16 @@ class Reader:
             raise type(e)(f"{self.name}: {e}") from None
 
     def _model(self, max_width: int) -> Model:
-        m = self.manifest
+        m, g = self.manifest, self.manifest.graph
         affine, exponents = self._read("affine"), self._read("exponents")
         parameters = Parameters(
             affine[0], exponents[0], affine[1], exponents[1], self._read("steps"), self._read("ratios")
         )
-        parameters.check(m.graph)
+        parameters.check(g)
+        if parameters.steps[0] != m.step:
+            raise SchemaError(f"input.step is {m.step}, steps begin with {parameters.steps[0]}")
         for p in m.points:
-            if p.parameter_set is not None and not len(m.graph.widths) <= p.parameter_set < affine.shape[1]:
+            if p.parameter_set is not None and not len(g.widths) <= p.parameter_set < affine.shape[1]:
                 raise SchemaError(f"point {p.name!r}: no parameter set {p.parameter_set}")
         scaling = self._read("scaling")
         if (scaling[0] != scaling[0].astype(np.int16)).any() or (scaling[2] != scaling[2].astype(np.uint8)).any():
@@ -268,11 +282,16 @@ class Reader:
             if "resolution" in self.tensors
             else np.ones(scaling.shape[1], np.float32),
         }
-        planes = [self._read(f"planes.{w}") for w in m.graph.widths if w <= max_width]
+        parts = [self._read(f"planes.{w}") for w in g.widths if w <= max_width]
+        planes = np.concatenate(parts) if parts else np.zeros((0, g.plane_bytes), np.uint8)
+        ends = np.cumsum([plane_bytes(layer.weights) for layer in g.layers]) - 1
+        filler = np.array([0xFF << (layer.weights % 8 or 8) & 0xFF for layer in g.layers], np.uint8)
+        if (planes[:, ends] & filler).any():
+            raise SchemaError("planes: a bit after a layer's last code is not 0")
         return Model(
-            m.graph,
+            g,
             parameters,
-            np.concatenate(planes) if planes else np.zeros((0, m.graph.plane_bytes), np.uint8),
+            planes,
             InputScaling.from_arrays(m.dtype, m.step, arrays),
             m.sample_shape,
             m.points,
@@ -294,16 +313,19 @@ class Reader:
         if not isinstance(metadata, dict) or "caq" not in metadata:
             raise FormatError("no caq metadata in the header: this is not a .caq file")
         if metadata["caq"] != str(VERSION):
-            raise VersionError(f"format version {metadata['caq']!r}; this caq reads version {VERSION}")
+            raise VersionError(f"format version {reprlib.repr(metadata['caq'])}; this caq reads version {VERSION}")
         if set(metadata) != {"caq", "manifest_sha256"} or list(header)[:2] != ["__metadata__", "manifest"]:
             raise FormatError("the header must begin with __metadata__ {caq, manifest_sha256} and the manifest")
-        if _header_bytes(header) != raw:
-            raise FormatError("the header is not in canonical form")
+        if not isinstance(metadata["manifest_sha256"], str):
+            raise FormatError("manifest_sha256 must be a text")
         tensors: dict[str, Tensor] = {}
         position = 0
         for name, entry in list(header.items())[1:]:
             tensors[name] = _tensor(name, entry, position, start=8 + length)
             position += tensors[name].nbytes
+        # Only now that every value is known to be a short text or list can it be written without surprises.
+        if _header_bytes(header) != raw:
+            raise FormatError("the header is not in canonical form")
         if 8 + length + position != self.file_bytes:
             raise FormatError(f"the tensors end at byte {8 + length + position}, the file at {self.file_bytes}")
         if tensors["manifest"].dtype != "U8" or tensors["manifest"].nbytes > MAX_MANIFEST_BYTES:
@@ -317,7 +339,7 @@ class Reader:
         sets = affine.shape[1] if affine and len(affine.shape) == 3 else 0
         if not len(g.widths) <= sets <= MAX_SETS:
             raise SchemaError(f"affine: {sets} parameter sets, not {len(g.widths)} to {MAX_SETS}")
-        layers, channels = len(g.layers), g.input_shape[2]
+        layers, channels = len(g.layers), m.sample_shape[-1]
         expected: dict[str, tuple[str, tuple[int, ...]]] = {
             "steps": ("F32", (len(g.shapes),)),
             "ratios": ("F32", (layers, len(g.widths))),
@@ -329,8 +351,9 @@ class Reader:
         for lower, width in zip((0, *g.widths), g.widths, strict=False):
             expected[f"planes.{width}"] = ("U8", (width - lower, g.plane_bytes))
         found = {name: (t.dtype, t.shape) for name, t in self.tensors.items() if name != "manifest"}
-        if list(found.items()) != list(expected.items()):
-            raise SchemaError(f"the tensors are {found}, the manifest asks for {expected}")
+        for got, wanted in itertools.zip_longest(found.items(), expected.items()):
+            if got != wanted:
+                raise SchemaError(f"tensor {got}, where the manifest asks for {wanted}")
         if set(m.sha256) != set(expected):
             raise SchemaError("sha256 must name every tensor but the manifest")
 
@@ -351,28 +374,27 @@ class _Manifest:
 
     def __init__(self, data: dict[str, Any]) -> None:
         keys = {"version", "task", "input", "widths", "ops", "points", "labels", "provenance", "sha256"}
+        # First, because another version may have other keys.
+        if "version" in data and (type(data["version"]) is not int or data["version"] != VERSION):
+            raise VersionError(f"manifest version {reprlib.repr(data['version'])}; this caq reads version {VERSION}")
         _keys(data, "manifest", keys)
-        if data["version"] != VERSION:
-            raise VersionError(f"manifest version {data['version']!r}; this caq reads version {VERSION}")
-        self.task = data["task"]
-        if not isinstance(self.task, str) or self.task not in TASKS:
-            raise SchemaError(f"task: {self.task!r} is none of {', '.join(TASKS)}")
+        self.task = _choice(data["task"], "task", TASKS)
         source = _keys(data["input"], "input", {"sample", "shape", "dtype", "step"})
         shape, self.sample_shape = _ints(source["shape"], "input.shape"), _ints(source["sample"], "input.sample")
         if not all(size > 0 for size in self.sample_shape) or math.prod(shape) != math.prod(self.sample_shape):
             raise SchemaError(f"input: samples {self.sample_shape} do not fill {shape}")
-        self.dtype, self.step = source["dtype"], _number(source["step"], "input.step")
-        ops = _list(data["ops"], "ops", len(data["ops"]) if isinstance(data["ops"], list) else 0)
-        self.graph = Graph(
-            shape,  # type: ignore[arg-type]  # Graph checks its length
-            tuple(Op.from_json(f"ops[{i}]", op) for i, op in enumerate(ops)),
-            _ints(data["widths"], "widths"),
-        )
+        self.dtype = _choice(source["dtype"], "input.dtype", RAW_RANGES)
+        self.step = _number(source["step"], "input.step")
+        ops = tuple(Op.from_json(f"ops[{i}]", op) for i, op in enumerate(_list(data["ops"], "ops", MAX_OPS)))
+        for i, op in enumerate(ops):
+            if op.name:
+                _text(op.name, f"ops[{i}].name", MAX_NAME)
+        self.graph = Graph(shape, ops, _ints(data["widths"], "widths"))  # type: ignore[arg-type]  # it checks the length
         points = _list(data["points"], "points", MAX_POINTS)
         self.points = tuple(self._point(f"points[{i}]", p) for i, p in enumerate(points))
         if not points or len({p.name for p in self.points}) != len(points):
             raise SchemaError("points: at least one, and each of its own name")
-        self.labels = tuple(_text(v, "labels", MAX_NAME) for v in _list(data["labels"], "labels", 2**16))
+        self.labels = tuple(_text(v, "labels", MAX_NAME) for v in _list(data["labels"], "labels", MAX_LABELS))
         if self.labels and len(self.labels) != math.prod(self.graph.shapes[-1]):
             raise SchemaError(f"labels: {len(self.labels)} for {math.prod(self.graph.shapes[-1])} outputs")
         self.provenance = _object(data["provenance"], "provenance")
@@ -384,7 +406,7 @@ class _Manifest:
         p = _object(data, at)
         _keys({k: v for k, v in p.items() if k != "set"}, at, {"name", "w", "a", "score", "samples", "cost"})
         name = _text(p["name"], f"{at}.name", MAX_NAME)
-        weight, activation = (_text(p[k], f"{at}.{k}", 2**12) for k in ("w", "a"))
+        weight, activation = (_text(p[k], f"{at}.{k}", MAX_OPS) for k in ("w", "a"))
         if len(weight) != len(activation) or not (weight + activation).isascii() or not (weight + activation).isdigit():
             raise SchemaError(f"{at}: w and a are as many digits as the model has layers")
         assignment = tuple(LayerWidths(int(w), int(a)) for w, a in zip(weight, activation, strict=True))
@@ -393,20 +415,24 @@ class _Manifest:
         except CaqError as e:
             raise SchemaError(f"{at}: {e}") from None
         cost = self.graph.cost(assignment)
-        if p["cost"] != [cost.weight_bytes, cost.bit_macs]:
-            raise SchemaError(f"{at}.cost: {p['cost']!r}, the graph costs {[cost.weight_bytes, cost.bit_macs]}")
-        score = _number(p["score"], f"{at}.score")
-        samples, own_set = p["samples"], p.get("set")
-        if type(samples) is not int or samples < 0 or score > 1:
-            raise SchemaError(f"{at}: samples must be a count and score at most 1, not {samples!r} and {score}")
-        if own_set is not None and (type(own_set) is not int or not 0 <= own_set < MAX_SETS):
-            raise SchemaError(f"{at}.set: {own_set!r} is no parameter set")
+        if _ints(p["cost"], f"{at}.cost") != (cost.weight_bytes, cost.bit_macs):
+            raise SchemaError(f"{at}.cost: {p['cost']}, the graph costs {[cost.weight_bytes, cost.bit_macs]}")
+        score, samples = _number(p["score"], f"{at}.score"), _count(p["samples"], f"{at}.samples")
+        if score > 1 or (score < 0 and self.task == "classify"):
+            raise SchemaError(f"{at}.score: {score} is no {TASKS[self.task]}")
+        own_set = _count(p["set"], f"{at}.set") if "set" in p else None
         return OperatingPoint(name, assignment, score, TASKS[self.task], samples, cost, own_set)
 
 
 def _tensors(model: Model) -> dict[str, NDArray[Any]]:
-    """The tensors by name, in the file's order, little-endian and contiguous."""
-    p, s = model.parameters, model.scaling
+    """The tensors by name, in the file's order, little-endian and contiguous.
+
+    Raises SchemaError where that would change a value, or drop one, without a word.
+    """
+    p, s, rows = model.parameters, model.scaling, model.graph.widths[-1]
+    p.check(model.graph)
+    if model.planes.dtype != np.uint8 or model.planes[:rows].shape != (rows, model.graph.plane_bytes):
+        raise SchemaError(f"planes: {rows} of {model.graph.plane_bytes} bytes are needed, not {model.planes.shape}")
     arrays: dict[str, tuple[NDArray[Any], str]] = {
         "steps": (p.steps, "F32"),
         "ratios": (p.ratios, "F32"),
@@ -420,7 +446,18 @@ def _tensors(model: Model) -> dict[str, NDArray[Any]]:
     return {n: np.ascontiguousarray(a, np.dtype(DTYPES[d]).newbyteorder("<")) for n, (a, d) in arrays.items()}
 
 
-def _point_to_json(p: OperatingPoint) -> dict[str, Any]:
+def _manifest_json(manifest: dict[str, Any]) -> bytes:
+    try:
+        return _json(manifest)
+    except (TypeError, ValueError, RecursionError) as e:
+        raise SchemaError(f"a score or a value of the provenance is not JSON: {e}") from None
+
+
+def _point_to_json(p: OperatingPoint, graph: Graph) -> dict[str, Any]:
+    try:
+        graph.check_assignment(p.assignment)  # only then every width is one digit
+    except CaqError as e:
+        raise SchemaError(f"point {p.name!r}: {e}") from None
     data: dict[str, Any] = {
         "name": p.name,
         "w": "".join(str(v.weight) for v in p.assignment),
@@ -450,8 +487,11 @@ def _tensor(name: str, entry: object, position: int, start: int) -> Tensor:
     if not isinstance(entry, dict) or list(entry) != ["dtype", "shape", "data_offsets"]:
         raise FormatError(f"tensor {name!r}: dtype, shape and data_offsets are required, in this order")
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-        raise FormatError(f"tensor {name!r}: dtype {entry['dtype']!r} is none of {', '.join(DTYPES)}")
-    shape, offsets = _ints(entry["shape"], name), _ints(entry["data_offsets"], name)
+        raise FormatError(f"tensor {name!r}: dtype {reprlib.repr(entry['dtype'])} is none of {', '.join(DTYPES)}")
+    try:
+        shape, offsets = _ints(entry["shape"], "shape"), _ints(entry["data_offsets"], "data_offsets")
+    except SchemaError as e:
+        raise FormatError(f"tensor {name!r}: {e}") from None
     nbytes = math.prod(shape) * np.dtype(DTYPES[entry["dtype"]]).itemsize
     if not all(size > 0 for size in shape) or list(offsets) != [position, position + nbytes]:
         raise FormatError(f"tensor {name!r}: shape {shape} at {offsets}, where bytes {position} on are due")
@@ -479,10 +519,13 @@ def _parse(raw: bytes, where: str) -> dict[str, Any]:
         return dict(pairs)
 
     def refuse(constant: str) -> NoReturn:
-        raise FormatError(f"the {where} holds {constant}")
+        raise FormatError(f"the {where} holds {constant[:40]}")
+
+    def finite(number: str) -> float:
+        return float(number) if math.isfinite(float(number)) else refuse(number)
 
     try:
-        data = json.loads(raw.decode("ascii"), object_pairs_hook=unique, parse_constant=refuse)
+        data = json.loads(raw.decode("ascii"), object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
     except FormatError:
         raise
     except (ValueError, RecursionError) as e:
@@ -505,7 +548,17 @@ def _list(data: object, at: str, most: int) -> list[Any]:
 
 
 def _text(data: object, at: str, most: int) -> str:
-    return _typed(data, at, str, f"a text of at most {most} characters", lambda d: 0 < len(d) <= most)
+    """A text that can be printed and encoded: no control characters, no lone surrogates."""
+    good: Callable[[str], bool] = lambda d: 0 < len(d) <= most and not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", d)  # noqa: E731
+    return _typed(data, at, str, f"a text of 1 to {most} characters, all printable,", good)
+
+
+def _choice(data: object, at: str, known: Iterable[str]) -> str:
+    return _typed(data, at, str, f"one of {', '.join(known)}", lambda d: d in known)
+
+
+def _count(data: object, at: str) -> int:
+    return _typed(data, at, int, "a count", lambda d: type(d) is int and 0 <= d < 2**63)
 
 
 def _ints(data: object, at: str) -> tuple[int, ...]:
@@ -514,11 +567,12 @@ def _ints(data: object, at: str) -> tuple[int, ...]:
 
 
 def _number(data: object, at: str) -> float:
-    good: Callable[[Any], bool] = lambda d: type(d) is not bool and math.isfinite(d)  # noqa: E731
-    return float(_typed(data, at, (int, float), "a finite number", good))
+    # A comparison, because an integer of 400 digits has no float.
+    good: Callable[[Any], bool] = lambda d: type(d) is not bool and abs(d) < 1e300  # noqa: E731
+    return float(_typed(data, at, (int, float), "a number", good))
 
 
 def _typed(data: Any, at: str, kind: Any, what: str, good: Callable[[Any], bool]) -> Any:
     if not isinstance(data, kind) or not good(data):
-        raise SchemaError(f"{at}: {what} is expected, not {str(data)[:80]!r}")
+        raise SchemaError(f"{at}: {what} is expected, not {reprlib.repr(data)}")
     return data

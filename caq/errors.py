@@ -12,6 +12,7 @@
     ├── UnsupportedError     a model uses an op that cannot become integers: names the op and the module
     ├── AssignmentError      a width or an operating point that the artifact does not serve
     ├── MissingExtraError    an optional package is not installed: names the pip command
+    ├── RuntimeClosedError   a runtime was used after `close`
     └── TrainingError        training cannot start or resume
 
 The message says what is wrong, where, and what to do about it.
@@ -72,6 +73,10 @@ class MissingExtraError(CaqError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs {package}, which is not installed: pip install 'caq[{extra}]'")
+
+
+class RuntimeClosedError(CaqError, RuntimeError):
+    """The runtime was used after `close`."""
 
 
 class TrainingError(CaqError, RuntimeError):

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import reprlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -46,6 +48,20 @@ MAX_OPS = 4096
 MAX_DIM = 2**16
 MAX_TENSOR = 2**26
 MAX_LAYER_WEIGHTS = 2**28
+#: Multiply-accumulates (or comparisons) of one operation: a file of a few bytes must not ask for hours.
+MAX_WORK = 2**36
+
+#: Fields that a kind uses, besides kind, inputs and name.
+_WINDOW = ("kernel", "stride", "padding", "dilation")
+_USES = {
+    "conv": ("channels", *_WINDOW, "groups", "low", "high"),
+    "add": ("low", "high"),
+    "concat": ("low", "high"),
+    "clamp": ("low", "high"),
+    "max_pool": _WINDOW,
+    "avg_pool": (*_WINDOW, "low", "high"),
+    "reshape": ("shape",),
+}
 
 Shape = tuple[int, int, int]
 
@@ -63,10 +79,10 @@ class LayerWidths:
     @classmethod
     def parse(cls, text: str) -> LayerWidths:
         """Reads `w4a8`. Raises AssignmentError."""
-        weight, _, activation = text.strip().removeprefix("w").partition("a")
-        if not (text.strip().startswith("w") and weight.isdecimal() and activation.isdecimal()):
+        match = re.fullmatch("w([0-9]{1,2})a([0-9]{1,2})", text.strip())
+        if match is None:
             raise AssignmentError(f"{text!r} is not a pair of widths; write it like w4a8")
-        return cls(int(weight), int(activation))
+        return cls(int(match[1]), int(match[2]))
 
 
 #: One pair of widths for every layer, in the order of execution.
@@ -126,7 +142,7 @@ class Op:
         values: dict[str, Any] = {}
         for key, value in data.items():
             if key not in types:
-                raise SchemaError(f"{at}: unknown field {key!r}")
+                raise SchemaError(f"{at}: unknown field {reprlib.repr(key)}")
             if key in ("kind", "name"):
                 good = isinstance(value, str)
             elif key in ("channels", "groups", "low", "high"):
@@ -136,7 +152,7 @@ class Op:
                 good = isinstance(value, list) and all(map(_is_int, value)) and length in (None, len(value))
                 value = tuple(value) if good else value
             if not good:
-                raise SchemaError(f"{at}.{key}: {value!r} has the wrong type or length")
+                raise SchemaError(f"{at}.{key}: {reprlib.repr(value)} has the wrong type or length")
             values[key] = value
         if "kind" not in values or "inputs" not in values:
             raise SchemaError(f"{at}: kind and inputs are required")
@@ -196,12 +212,17 @@ class Graph:
     ranges: tuple[tuple[int, int], ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_widths(self.widths)
+        try:
+            ascending = check_widths(self.widths) == self.widths
+        except AssignmentError as e:
+            raise SchemaError(str(e)) from None
+        if not ascending:
+            raise SchemaError(f"widths {self.widths}: give them in ascending order")
         if not 0 < len(self.ops) <= MAX_OPS:
             raise SchemaError(f"a graph has 1 to {MAX_OPS} operations, not {len(self.ops)}")
         shapes, ranges = [_checked("input", self.input_shape)], [(-128, 127)]
         for i, op in enumerate(self.ops):
-            at = f"ops[{i}] ({op.kind} {op.name})".replace(" )", ")")
+            at = f"ops[{i}] ({op.kind[:40]} {op.name[:80]})".replace(" )", ")")
             _check_fields(at, op, i)
             low, high = ranges[op.inputs[0]]
             if op.kind in REQUANTIZING:
@@ -212,6 +233,9 @@ class Graph:
             if op.kind != "reshape" and any(not -128 <= ranges[t][0] <= ranges[t][1] <= 255 for t in op.inputs):
                 raise SchemaError(f"{at}: reads 16-bit codes, which only the network's output has")
             shapes.append(_checked(at, _output_shape(at, op, [shapes[t] for t in op.inputs])))
+            per_output = shapes[op.inputs[0]][2] // op.groups if op.kind == "conv" else 1
+            if math.prod(shapes[-1]) * math.prod(op.kernel) * per_output > MAX_WORK:
+                raise SchemaError(f"{at}: more than {MAX_WORK} multiply-accumulates")
             ranges.append((low, high))
         read = {t for op in self.ops for t in op.inputs}
         if idle := set(range(len(self.ops))) - read:
@@ -301,6 +325,9 @@ def _check_fields(at: str, op: Op, index: int) -> None:
         raise SchemaError(f"{at}: kernel, stride, dilation and groups are 1 to {MAX_DIM}, padding from 0")
     if op.kind == "conv" and not 0 < op.channels <= MAX_DIM:
         raise SchemaError(f"{at}: channels are 1 to {MAX_DIM}, not {op.channels}")
+    unused = {f.name for f in dataclasses.fields(op)[3:] if getattr(op, f.name) != f.default} - set(_USES[op.kind])
+    if unused:
+        raise SchemaError(f"{at}: does not use {', '.join(sorted(unused))}")
 
 
 def _checked(at: str, shape: tuple[int, ...]) -> Shape:
@@ -326,13 +353,23 @@ def _output_shape(at: str, op: Op, inputs: list[Shape]) -> Shape:
     if op.kind == "clamp":
         return inputs[0]
     top, bottom, left, right = op.padding
+    if (h + top + bottom) * (w + left + right) * c > MAX_TENSOR:
+        raise SchemaError(f"{at}: with its padding {op.padding} the input {inputs[0]} is larger than {MAX_TENSOR}")
     rows = h + top + bottom - op.dilation[0] * (op.kernel[0] - 1) - 1
     columns = w + left + right - op.dilation[1] * (op.kernel[1] - 1) - 1
     if rows < 0 or columns < 0:
         raise SchemaError(f"{at}: the kernel {op.kernel} is larger than its padded input {inputs[0]}")
     if op.kind != "conv":
         extent = [(k - 1) * d + 1 for k, d in zip(op.kernel, op.dilation, strict=True)]
-        if max(top, bottom) >= extent[0] or max(left, right) >= extent[1]:
+        # Where padding is as long as the window, or the window's gaps as the input, a window can miss the input.
+        empty = [
+            max(before, after) >= span or (before + after > 0 and gap > size)
+            for before, after, span, gap, size in (
+                (top, bottom, extent[0], op.dilation[0], h),
+                (left, right, extent[1], op.dilation[1], w),
+            )
+        ]
+        if any(empty):
             raise SchemaError(f"{at}: padding {op.padding} leaves windows with nothing in them")
     elif c % op.groups or op.channels % op.groups:
         raise SchemaError(f"{at}: {op.groups} groups divide neither {c} input nor {op.channels} output channels")

@@ -6,12 +6,15 @@ began with.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.errors import SchemaError
+from caq.errors import AssignmentError, SchemaError
 from caq.graph import Assignment, Graph, Layer, LayerWidths, Op, output_bits
 from caq.quant import (
     TOP_WIDTH,
@@ -25,6 +28,14 @@ from caq.quant import (
 
 #: Exponents of stored gains and biases stay in this range, so that no product of them leaves float64's exact range.
 EXPONENT_RANGE = (-100, 100)
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "gain": np.dtype(np.int16),
+    "bias": np.dtype(np.int16),
+    "gain_exponent": np.dtype(np.int8),
+    "bias_exponent": np.dtype(np.int8),
+    "steps": np.dtype(np.float32),
+    "ratios": np.dtype(np.float32),
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,8 @@ class Parameters:
     ratios: NDArray[np.float32]
 
     def check(self, graph: Graph) -> None:
-        """Raises SchemaError unless every array fits `graph` and every value is in range."""
-        sets, layers = len(self.gain), len(graph.layers)
+        """Raises SchemaError unless every array has its dtype and fits `graph`, and every value is in range."""
+        sets, layers = len(self.gain) if self.gain.ndim else 0, len(graph.layers)
         shapes = {
             "gain": (sets, graph.channels),
             "bias": (sets, graph.channels),
@@ -59,8 +70,9 @@ class Parameters:
             "ratios": (layers, len(graph.widths)),
         }
         for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise SchemaError(f"{name} has shape {getattr(self, name).shape}, the graph asks for {shape}")
+            found, dtype = getattr(self, name), _DTYPES[name]
+            if found.shape != shape or found.dtype != dtype:
+                raise SchemaError(f"{name} is {found.dtype} {found.shape}, the graph asks for {dtype.name} {shape}")
         if sets < len(graph.widths):
             raise SchemaError(f"{sets} parameter sets for {len(graph.widths)} widths")
         for name in ("gain_exponent", "bias_exponent"):
@@ -78,8 +90,8 @@ class Step:
     """One operation, ready to run; what its kind does not use is empty.
 
     narrow: to the layer's own activation width (None at 8 bits), into `narrow_range`. multiplicands: (O, rows, columns,
-    C / groups) int8. limit: bound on its partial sums with these weights. requantize: per input for concat, else one. add: multipliers,
-    offset, shift.
+    C / groups) int8. limit: bound on its partial sums with these weights. requantize: per input for concat, else one.
+    add: multipliers, offset, shift.
     """
 
     op: Op
@@ -99,6 +111,15 @@ class Plan:
     assignment: Assignment
     steps: tuple[Step, ...]
     last_use: tuple[int, ...]
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Says where a SchemaError was raised."""
+    try:
+        yield
+    except SchemaError as e:
+        raise SchemaError(f"{where}: {e}") from None
 
 
 def layer_codes(graph: Graph, planes: NDArray[np.uint8], layer: Layer, width: int) -> NDArray[np.int8]:
@@ -125,10 +146,8 @@ def layer_fixed_point(
     if widths.activation != TOP_WIDTH:
         gain = gain * np.float64(parameters.ratios[layer.index, graph.widths.index(widths.activation)])
     signed = graph.signed(graph.ops[layer.op].inputs[0])
-    try:
+    with naming(f"layer {layer.name!r} at {widths}"):
         return fixed_point(gain, bias, layer.accumulator_limit(widths, signed), output_bits(graph.ops[layer.op]))
-    except SchemaError as e:
-        raise SchemaError(f"layer {layer.name!r} at {widths}: {e}") from None
 
 
 def rescaling(op: Op, graph: Graph, steps: NDArray[np.float32], source: int, target: int) -> FixedPoint:
@@ -136,7 +155,8 @@ def rescaling(op: Op, graph: Graph, steps: NDArray[np.float32], source: int, tar
     window = op.kernel[0] * op.kernel[1] if op.kind == "avg_pool" else 1
     low, high = graph.ranges[source]
     scale = np.float64(steps[source]) / (np.float64(steps[target]) * window)
-    return fixed_point(np.array([scale]), np.zeros(1), max(high, -low) * window, output_bits(op))
+    with naming(f"{op.kind} {op.name!r}"):
+        return fixed_point(np.array([scale]), np.zeros(1), max(high, -low) * window, output_bits(op))
 
 
 def adding(op: Op, steps: NDArray[np.float32], target: int) -> tuple[tuple[int, ...], int, int]:
@@ -162,10 +182,14 @@ def build_plan(
     """Builds the plan of `assignment`.
 
     planes: (>= widest weight width of the assignment, graph.plane_bytes) uint8. parameter_set: the operating point's
-    own set, or None for the sets of the layers' widths. Raises AssignmentError, and SchemaError on parameters that
-    cannot be computed with.
+    own set, or None for the sets of the layers' widths. Raises AssignmentError, also where that set or those planes
+    were not read, and SchemaError on parameters that cannot be computed with.
     """
     graph.check_assignment(assignment)
+    if (widest := max(pair.weight for pair in assignment)) > len(planes):
+        raise AssignmentError(f"weights of {widest} bits: only {len(planes)} bit planes were read")
+    if parameter_set is not None and not 0 <= parameter_set < len(parameters.gain):
+        raise AssignmentError(f"no parameter set {parameter_set}: there are {len(parameters.gain)}")
     layers = {layer.op: layer for layer in graph.layers}
     steps = []
     for i, op in enumerate(graph.ops):
@@ -198,7 +222,8 @@ def _layer_step(
     narrow, narrow_range = None, (0, 0)
     if widths.activation != TOP_WIDTH:
         ratio = parameters.ratios[layer.index, graph.widths.index(widths.activation)]
-        narrow, narrow_range = narrowing(ratio, widths.activation, signed)
+        with naming(f"layer {layer.name!r} at {widths}: input"):
+            narrow, narrow_range = narrowing(ratio, widths.activation, signed)
     m = multiplicands(layer_codes(graph, planes, layer, widths.weight), widths.weight).reshape(layer.weight_shape)
     largest_activation = max(map(abs, activation_range(widths.activation, signed)))
     return Step(

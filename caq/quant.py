@@ -44,7 +44,8 @@ IntArray = NDArray[np.integer]
 
 def check_widths(widths: tuple[int, ...]) -> tuple[int, ...]:
     """Returns `widths` sorted. Raises AssignmentError unless they are distinct integers of 2..8."""
-    if not widths or len(set(widths)) != len(widths) or not all(MIN_WIDTH <= w <= TOP_WIDTH for w in widths):
+    good = all(isinstance(w, int | np.integer) and MIN_WIDTH <= w <= TOP_WIDTH for w in widths)
+    if not widths or not good or len(set(widths)) != len(widths):
         raise AssignmentError(f"widths {widths}: give distinct bit widths from {MIN_WIDTH} to {TOP_WIDTH}")
     return tuple(sorted(widths))
 
@@ -75,7 +76,12 @@ def plane_bytes(count: int) -> int:
 
 
 def pack(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Packs 8-bit codes (n,) int8 into bit planes (8, ceil(n / 8)) uint8, most significant first."""
+    """Packs 8-bit codes (n,) int8 into bit planes (8, ceil(n / 8)) uint8, most significant first.
+
+    Raises SchemaError on another dtype, whose bytes would be packed as if they were codes.
+    """
+    if codes.dtype != np.int8:
+        raise SchemaError(f"codes are int8, not {codes.dtype}")
     bits = np.unpackbits(codes.reshape(-1, 1).view(np.uint8), axis=1)
     return np.packbits(bits.T, axis=1, bitorder="little")
 
@@ -111,7 +117,8 @@ def fixed_point(
 
     scale, bias: (C,) float64, in output codes per accumulator unit and in output codes; a scale of 0 gives a constant.
     accumulator_limit: largest magnitude of the accumulator. output_bits: 8, or 16 for the network's output.
-    Raises SchemaError when the accumulator could overflow, or a value is not finite or far outside any sensible range.
+    Raises SchemaError when the accumulator could overflow, or a value is not finite or far outside any sensible range,
+    or a bias and the accumulators that cancel it are both far outside the output's range.
     """
     if accumulator_limit > ACCUMULATOR_LIMIT:
         raise SchemaError(f"accumulators up to {accumulator_limit} do not fit: at most {ACCUMULATOR_LIMIT}")
@@ -128,25 +135,34 @@ def fixed_point(
 
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         shifted = np.where(scale == 0, 0.0, bias / scale)
-    # A channel whose scale is so small that its bias leaves the accumulator's range gets the bias after the multiply.
-    late = (np.abs(shifted) >= ACCUMULATOR_LIMIT) | (scale == 0) | (total > 50)
+    # A channel whose scale is so small that its bias leaves the accumulator's range gets the bias after the multiply;
+    # one whose scale is smaller than the shifts reach moves the output by less than a rounding, so it gets no scale.
+    widest = 20 if output_bits == 8 else 14
+    vanishing = (scale == 0) | (total > 31 + widest)
+    late = vanishing | (np.abs(shifted) >= 2**31 - 1 - accumulator_limit)
     early = np.where(late, 0.0, np.floor(shifted))
     remainder = np.where(late, 0.0, shifted - early)
 
     # Where the accumulator fits int16 anyway, t never saturates. Elsewhere 15 bits of t span at least the output's
     # range, so that a t that saturates is an output that is clamped.
     narrow = ~late & (accumulator_limit + np.abs(early) < 2**15)
-    widest = 20 if output_bits == 8 else 14
     post = np.where(late, widest, np.minimum(total, np.where(narrow, 30, widest)))
-    pre = np.minimum(total - post, 31)
-    mantissa = np.where((scale == 0) | (total > 50), 0.0, np.where(narrow, np.floor(mantissa / 2.0**pre), mantissa))
+    pre = np.where(vanishing, 0, total - post)
+    mantissa = np.where(vanishing, 0.0, np.where(narrow, np.floor(mantissa / 2.0**pre), mantissa))
     pre = np.where(narrow, 0, pre)
     multiplier = np.copysign(mantissa, scale)
 
     # `>> pre_shift` rounds down: add back the mean of what it drops, and the fraction that `early` dropped.
     dropped = np.ldexp(remainder, -pre) + (1.0 - np.ldexp(1.0, -pre)) / 2
-    limit = 2.0**30 - 2.0**16
-    constant = np.where(late, np.clip(np.ldexp(bias, post), -limit, limit), 0.0)
+    # The product takes half of int32; the other half holds the late bias, `half` and what `dropped` adds. A bias beyond
+    # that leaves the output clamped whatever the accumulator is, so its channel is a constant.
+    limit = 2.0**30 - 2.0**20
+    constant = np.where(late, np.ldexp(bias, post), 0.0)
+    beyond = np.abs(constant) > limit
+    if (beyond & (np.abs(bias) - accumulator_limit * np.abs(scale) < (256 if output_bits == 8 else 2**15))).any():
+        raise SchemaError("a requantization bias and the accumulators that cancel it are both out of range")
+    multiplier = np.where(beyond, 0.0, multiplier)
+    constant = np.clip(constant, -limit, limit)
     half = np.where(post > 0, np.ldexp(1.0, post - 1), 0.0)
     offset = half + np.floor(multiplier * dropped + constant + 0.5)
     return FixedPoint(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from caq.context import Context, ContextMonitor, RecordedContext
 from caq.engine import Engine
-from caq.errors import CaqError, ConfigError
+from caq.errors import ConfigError, RuntimeClosedError
 from caq.governor import CheckedPolicy, Decision, FixedPolicy, Governor, Policy, Switch, SwitchableEngine
 
 __all__ = [
@@ -29,15 +29,13 @@ __all__ = [
     "InferenceEngine",
     "Policy",
     "Runtime",
-    "RuntimeClosedError",
     "Switch",
 ]
 
 log = logging.getLogger(__name__)
 
-
-class RuntimeClosedError(CaqError, RuntimeError):
-    """The runtime was closed; open a new one."""
+# How long `close` waits for a policy or a callback that is still at work.
+LONGEST_CLOSE_S = 1.0
 
 
 class ContextSource(Protocol):
@@ -175,7 +173,7 @@ class Runtime:
         self._governor.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             # A policy or a callback that blocks keeps its daemon thread, but does not keep the caller.
-            self._thread.join(timeout=self._period_s)
+            self._thread.join(timeout=min(self._period_s, LONGEST_CLOSE_S))
         if self._own_monitor is not None:
             self._own_monitor.stop()
 

@@ -78,8 +78,8 @@ class InputScaling:
             raise SchemaError("input scaling: a multiplier is negative")
         if (self.shift > MAX_SHIFT).any():
             raise SchemaError(f"input scaling: a shift is above {MAX_SHIFT}")
-        if not (np.isfinite(self.resolution) & (self.resolution > 0)).all():
-            raise SchemaError("input scaling: a resolution is not a finite number above 0")
+        if not (np.isfinite(self.resolution) & (self.resolution >= np.finfo(np.float32).tiny)).all():
+            raise SchemaError("input scaling: a resolution is not a finite number above 0, or is a denormal one")
         if self.dtype != "float32" and (self.resolution != 1).any():
             raise SchemaError(f"input scaling: {self.dtype} samples have resolution 1")
         # int64, because the magnitude of -2^31 has no int32.

@@ -171,16 +171,15 @@ class RecordedContext:
     def _reading(self, name: str, row: int, t_s: float) -> Reading:
         if row < 0:
             return missing(name, self._name, f"the recording begins at {self._times_s[0]:g} s")
-        value: float = float(self._columns[name][row])
+        value = float(self._columns[name][row])
         if math.isnan(value):
             return missing(name, self._name, "the recording has no value here")
         age_s = t_s - float(self._times_s[row])
         stale = age_s > self._stale_after_s
         spec = FIELDS[name]
         reason = f"the last row is {age_s:g} s old" if stale else ""
-        return Reading(
-            bool(value) if spec.boolean else value, spec.unit, self._name, age_s, self._quality, stale, reason
-        )
+        value = bool(value) if spec.boolean else min(value, spec.high)
+        return Reading(value, spec.unit, self._name, age_s, self._quality, stale, reason)
 
 
 def _parsed(path: Path, lines: list[str], comments: int) -> dict[str, NDArray[np.float64]]:
@@ -274,7 +273,8 @@ def _validated(
             continue
         spec = FIELDS[name]
         known = ~np.isnan(column)
-        good = np.isin(column, (0, 1)) if spec.boolean else (column >= spec.low) & (column <= spec.high)
+        within = (column >= spec.low) & (column <= spec.high + spec.slack)
+        good = np.isin(column, (0, 1)) if spec.boolean else within
         if (row := _first(known & ~good)) is not None:
             allowed = "0 or 1" if spec.boolean else f"{spec.low:g}..{spec.high:g} {spec.unit}"
             raise TraceError(f"{where(row, name)}: {column[row]:g} is not {allowed}")

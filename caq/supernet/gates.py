@@ -18,7 +18,7 @@ from caq.errors import ConfigError
 from caq.graph import Assignment, Graph, LayerWidths
 from caq.quant import TOP_WIDTH
 from caq.supernet.batches import Samples
-from caq.supernet.convert import Supernet
+from caq.supernet.network import Supernet
 from caq.supernet.progress import progress
 from caq.supernet.train import distillation_loss
 

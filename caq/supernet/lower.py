@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from caq.graph import Assignment, Graph
 from caq.plan import EXPONENT_RANGE, Parameters
 from caq.quant import multiplicand_unit, pack
-from caq.supernet.convert import Supernet
 from caq.supernet.layers import SwitchableLayer
+from caq.supernet.network import Supernet
 from caq.supernet.quantizers import weight_codes
 
 

@@ -14,14 +14,15 @@ import caq
 from caq.artifact import TASKS, Model, OperatingPoint
 from caq.data import Dataset
 from caq.engine import Engine
-from caq.errors import DataError
 from caq.graph import Assignment, Shape
+from caq.measure import score
 from caq.scaling import InputScaling
 from caq.supernet import zoo
 from caq.supernet.batches import Samples, training_samples
-from caq.supernet.convert import DEFAULT_WIDTHS, Supernet, convert
+from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.gates import DEFAULT_BUDGETS, Budget, GateConfig, learn_gate
 from caq.supernet.lower import Lowered, lower
+from caq.supernet.network import Supernet
 from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms, train_supernet
 
 
@@ -151,23 +152,3 @@ def _measured(model: Model, data: Dataset) -> list[OperatingPoint]:
         )
         for p in model.points
     ]
-
-
-def score(
-    engine: Engine, assignment: Assignment, parameter_set: int | None, x: np.ndarray, y: np.ndarray, batch: int = 256
-) -> float:
-    """Measures an assignment in integers: accuracy, or R2 of a reconstruction over all of its values."""
-    if len(x) == 0:
-        raise DataError("no samples to measure on")
-    plan = engine.build(assignment, parameter_set)
-    right, error, total = 0, 0.0, 0.0
-    for start in range(0, len(x), batch):
-        part = x[start : start + batch]
-        outputs = engine.run_plan(plan, part)
-        if engine.model.task == "classify":
-            right += int((outputs.argmax(1) == y[start : start + batch]).sum())
-        else:
-            inputs = engine.model.encode(part)[0].reshape(len(part), -1) * engine.model.scaling.step
-            error += float(((outputs * engine.output_step - inputs) ** 2).sum())
-            total += float((inputs.astype(np.float64) ** 2).sum())
-    return right / len(x) if engine.model.task == "classify" else 1.0 - error / total

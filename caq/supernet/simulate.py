@@ -13,9 +13,9 @@ from torch.nn import functional
 from caq.graph import Assignment
 from caq.plan import adding, layer_fixed_point, narrowing, rescaling
 from caq.quant import TOP_WIDTH, FixedPoint, multiplicands
-from caq.supernet.convert import Supernet
 from caq.supernet.layers import AvgPool, MaxPool, Reshape, SwitchableLayer
 from caq.supernet.lower import Lowered
+from caq.supernet.network import Supernet
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """Joint training: one set of weights for every width and every assignment of widths.
 
 Each step trains the widest assignment on the labels, and the narrowest and a random one, by turns of one width and of
-widths drawn for every layer, on the widest one's soft outputs (the sandwich rule with in-place distillation: Yu and Huang,
-"Universally Slimmable Networks", 2019; for widths of bits Yu et al., "Any-Precision Deep Neural Networks", 2021).
+widths drawn for every layer, on the widest one's soft outputs (the sandwich rule with in-place distillation: Yu and
+Huang, "Universally Slimmable Networks", 2019; for widths of bits Yu et al., "Any-Precision Deep Neural Networks", 2021).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from caq.errors import ConfigError, MissingExtraError, TrainingError
 from caq.graph import Assignment, Graph, LayerWidths
 from caq.quant import TOP_WIDTH
 from caq.supernet.batches import Samples
-from caq.supernet.convert import Supernet
+from caq.supernet.network import Supernet
 from caq.supernet.progress import progress
 
 #: Loss of one batch; calls backward itself, and returns the loss of the widest assignment.

@@ -1,0 +1,30 @@
+"""Measures a model on data, in integers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caq.engine import Engine
+from caq.errors import DataError
+from caq.plan import Plan
+
+
+def score(engine: Engine, plan: Plan, x: NDArray[np.generic], y: NDArray[np.integer], batch_size: int = 256) -> float:
+    """Accuracy of `plan` on samples x (N, ...) with labels y (N,); R2 over all values if the task is to reconstruct.
+
+    Raises DataError on no samples, and on what `Engine.run` refuses.
+    """
+    if len(x) == 0:
+        raise DataError("no samples to measure on")
+    right, error, total = 0, 0.0, 0.0
+    for start in range(0, len(x), batch_size):
+        part = x[start : start + batch_size]
+        outputs = engine.run_plan(plan, part)
+        if engine.model.task == "classify":
+            right += int((outputs.argmax(1) == y[start : start + batch_size]).sum())
+        else:
+            inputs = engine.model.encode(part)[0].reshape(len(part), -1) * engine.model.scaling.step
+            error += float(((outputs * engine.output_step - inputs) ** 2).sum())
+            total += float((inputs**2).sum())
+    return right / len(x) if engine.model.task == "classify" else 1.0 - error / total

@@ -1,0 +1,1 @@
+"""Simulated devices and days, for trying policies where no device is at hand. Nothing here imports `policies`."""
