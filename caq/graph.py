@@ -16,7 +16,8 @@ have no zero point: 0 is zero. A tensor whose lowest code is 0 is unsigned.
     avg_pool  1       sum over the window, padding counts as zero, requantized; the divisor is the window's size
     reshape   1       to `shape`, in channels-first order, as torch reshapes
 
-A *layer* is a conv: what has weights has a width. A layer that reads the network's input reads it at 8 bits always.
+A *layer* is a conv: what has weights has a width. A layer that reads the network's input (be it reshaped or max-pooled) reads
+it at 8 bits always.
 """
 
 from __future__ import annotations
@@ -253,12 +254,15 @@ class Graph:
         """The convs, in the order of execution."""
         layers: list[Layer] = []
         first = 0
+        as_given = {0}  # tensors that hold the input's own codes
         for i, op in enumerate(self.ops):
+            if op.kind in ("reshape", "max_pool") and op.inputs[0] in as_given:
+                as_given.add(i + 1)
             if op.kind == "conv":
                 shape = (op.channels, *op.kernel, self.shapes[op.inputs[0]][2] // op.groups)
                 h, w, _ = self.shapes[i + 1]
                 macs = h * w * math.prod(shape)
-                layers.append(Layer(len(layers), i, op.name, shape, macs, op.inputs[0] == 0, first))
+                layers.append(Layer(len(layers), i, op.name, shape, macs, op.inputs[0] in as_given, first))
                 first += op.channels
         return tuple(layers)
 

@@ -96,6 +96,7 @@ def build_nodes(items: list[Item], widths: tuple[int, ...]) -> tuple[list[Node],
     sources: list[tuple[int, ...]] = []
     tensor = {-1: 0}  # item -> tensor of the graph
     absorbed: set[int] = set()
+    as_given = {0}  # tensors that hold the input's own codes
     signed = {0: True}  # tensor -> whether its codes are signed
 
     def follow(i: int, kind: str) -> int | None:
@@ -119,13 +120,15 @@ def build_nodes(items: list[Item], widths: tuple[int, ...]) -> tuple[list[Node],
         ts = tuple(tensor[t] for t in item.inputs)
         if clip.signed and item.kind in ("add", "concat", "avg_pool") and not any(signed[t] for t in ts):
             clip = Clip(0.0, clip.high)
-        node = _node(item, [items[k] for k in covered], clip, ts, widths, signed[ts[0]])
+        node = _node(item, [items[k] for k in covered], clip, widths, signed[ts[0]], ts[0] in as_given)
         if isinstance(node, Reshape) and item.inputs[0] >= 0 and node.shape == _hwc(items[item.inputs[0]].shape):
             tensor[i] = ts[0]
             continue
         nodes.append(node)
         sources.append(ts)
         tensor |= dict.fromkeys(covered, len(nodes))
+        if node.clip is None and ts[0] in as_given:
+            as_given.add(len(nodes))
         signed[len(nodes)] = node.clip.signed if node.clip is not None else signed[ts[0]]
     if not any(isinstance(node, SwitchableLayer) for node in nodes):
         raise UnsupportedError("the model has no convolution and no linear layer: nothing to quantize")
@@ -136,11 +139,11 @@ def build_nodes(items: list[Item], widths: tuple[int, ...]) -> tuple[list[Node],
 
 
 def _node(
-    item: Item, covered: list[Item], clip: Clip, ts: tuple[int, ...], widths: tuple[int, ...], signed: bool
+    item: Item, covered: list[Item], clip: Clip, widths: tuple[int, ...], signed: bool, reads_input: bool
 ) -> Node:
     if item.kind in ("conv", "norm"):
         norm = next((other for other in covered if other.kind == "norm"), None)
-        return _layer(item, norm, widths, signed, ts[0] == 0, clip)
+        return _layer(item, norm, widths, signed, reads_input, clip)
     if item.kind == "add":
         return Add(item.name, clip)
     if item.kind == "concat":

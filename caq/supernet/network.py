@@ -91,12 +91,8 @@ class Supernet(nn.Module):
         """The network's output has 16 bits."""
         return -(2**15), 2**15 - 1
 
-    def step(self, tensor: int) -> float:
-        """The real value of one code of a tensor but the input, as the float32 number that lowering stores."""
-        node, ts = self.nodes[tensor - 1], self.sources[tensor - 1]
-        assert isinstance(node, Node)
-        if node.clip is None:
-            return self.step(ts[0])
+    def step(self, node: Node) -> float:
+        """The real value of one code that a node with a step of its own writes, a float32 number."""
         return float(self.output_step) if node.output is None else node.output.step
 
     def op(self, i: int) -> Op:
@@ -113,6 +109,6 @@ class Supernet(nn.Module):
         if isinstance(node, Reshape):
             fields = {"shape": node.shape}
         elif node.clip is not None:
-            low, high = node.clip.codes(*(node.output or self).code_range, self.step(i + 1))
+            low, high = node.clip.codes(*(node.output or self).code_range, self.step(node))
             fields |= {"low": low, "high": high}
         return Op(node.kind, inputs, node.name, **fields)  # type: ignore[arg-type]

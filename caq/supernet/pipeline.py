@@ -104,11 +104,11 @@ def finish(
     supernet.set_assignment(supernet.graph.uniform(supernet.widths[-1]))
     largest = predict(supernet, train).abs().max()
     supernet.output_step.copy_(largest * 4 / 2**15)
-    model = _model(lower(supernet, scaling.step, own), data, scaling, points, config, name)
+    model = assemble(lower(supernet, scaling.step, own), data, scaling, points, config, name)
     return replace(model, points=tuple(_measured(model, data)))
 
 
-def _model(
+def assemble(
     lowered: Lowered,
     data: Dataset,
     scaling: InputScaling,
@@ -116,6 +116,10 @@ def _model(
     config: TrainConfig,
     name: str,
 ) -> Model:
+    """Puts a lowered supernet together with its data's names and the points (name, assignment, own parameter set).
+
+    Scores are not measured yet: they are 0 on 0 samples.
+    """
     graph = lowered.graph
     return Model(
         graph,

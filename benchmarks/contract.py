@@ -1,0 +1,110 @@
+"""The integer contract: reference engine and torch's integer simulation, logit for logit.
+
+    python -m benchmarks.contract [--assignments 500] [--samples 2]
+
+Every zoo network at its standard shape, with random weights, batch-norm statistics and inputs, goes through lowering,
+the artifact's bytes and the engine's plans on one side, and through `caq.supernet.simulate` on the other: all operating
+points and random assignments. Prints how many logits differ (0 is right) and fails if any does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from caq import artifact
+from caq.artifact import Model
+from caq.data import Dataset, from_arrays
+from caq.engine import Engine
+from caq.supernet.conversion import convert
+from caq.supernet.lower import Lowered, lower
+from caq.supernet.network import Supernet
+from caq.supernet.pipeline import assemble, prepare, task_of
+from caq.supernet.simulate import simulate
+from caq.supernet.train import TrainConfig, random_assignment
+from caq.supernet.zoo import MODELS
+
+#: Shapes of one sample, as in MLPerf Tiny where the network is from there.
+SHAPES = {
+    "resnet8": (32, 32, 3),
+    "ds_cnn": (49, 10, 1),
+    "mobilenet_v1_025": (96, 96, 3),
+    "autoencoder": (640,),
+    "inception_time": (128, 6),
+    "mlp": (8, 8, 1),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network on both sides of the contract."""
+
+    data: Dataset
+    supernet: Supernet
+    lowered: Lowered
+    model: Model
+
+
+def subject(name: str, seed: int, samples: int) -> Subject:
+    """A zoo network with random parameters, every width's own, and one operating point with its own statistics."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (16, *SHAPES[name])).astype(np.uint8)
+    y = np.arange(16) % 4
+    data = from_arrays(name, {"x_train": x, "y_train": y, "x_test": x[:samples], "y_test": y[:samples]})
+    prepared = prepare(data, name, seed)
+    supernet = convert(prepared.network, prepared.example())
+    rows = []
+    with torch.no_grad():
+        for layer in supernet.layers:
+            if layer.norm is not None:
+                rows.append(layer.norm.add_row())
+                layer.norm.gamma.normal_(1, 0.3)
+                layer.norm.beta.normal_(0, 0.3)
+                layer.norm.mean.normal_(0, 0.3)
+                layer.norm.var.uniform_(0.3, 3)
+    mixed = random_assignment(supernet.graph, rng)
+    lowered = lower(supernet, prepared.scaling.step, [(mixed, rows[0])])
+    points = [("mixed", mixed, len(supernet.widths))]
+    points += [(f"w{w}a{w}", supernet.graph.uniform(w), None) for w in supernet.widths]
+    config = TrainConfig(epochs=1, seed=seed, task=task_of(name))
+    model = assemble(lowered, data, prepared.scaling, points, config, name)
+    return Subject(data, supernet, lowered, artifact.loads(artifact.dumps(model)))
+
+
+def differing_logits(s: Subject, assignments: int, seed: int) -> tuple[int, int]:
+    """Logits that differ, and logits compared, over all points and `assignments` random assignments."""
+    engine = Engine(s.model)
+    rng = np.random.default_rng(seed)
+    work = [(p.assignment, p.parameter_set) for p in s.model.points]
+    work += [(random_assignment(s.model.graph, rng), None) for _ in range(assignments)]
+    x = s.data.x_test
+    codes = torch.from_numpy(s.model.encode(x)[0]).permute(0, 3, 1, 2)
+    differing = compared = 0
+    for assignment, parameter_set in work:
+        ours = engine.run_plan(engine.build(assignment, parameter_set), x)
+        theirs = simulate(s.supernet, s.lowered, codes, assignment, parameter_set).numpy()
+        differing += int((ours != theirs).sum())
+        compared += ours.size
+    return differing, compared
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assignments", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    total = 0
+    for name in MODELS:
+        differing, compared = differing_logits(subject(name, args.seed, args.samples), args.assignments, args.seed)
+        total += differing
+        print(f"{name:18} {compared:9,} logits compared, {differing} differ", flush=True)
+    return 1 if total else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
