@@ -150,9 +150,9 @@ def assemble(
 
 def _measured(model: Model, data: Dataset) -> list[OperatingPoint]:
     engine = Engine(model)
+    plans = [engine.build(p.assignment, p.parameter_set) for p in model.points]
+    scores = [score(engine, plan, data.x_test, data.y_test) for plan in plans]
     return [
-        replace(
-            p, score=score(engine, p.assignment, p.parameter_set, data.x_test, data.y_test), samples=len(data.y_test)
-        )
-        for p in model.points
+        replace(p, score=round(value, 6), samples=len(data.y_test))
+        for p, value in zip(model.points, scores, strict=True)
     ]

@@ -108,7 +108,9 @@ def test_conv1d(layer: nn.Module) -> None:
     check(nn.Sequential(layer, norm, nn.ReLU(), nn.MaxPool1d(3, 1, 1), nn.Conv1d(8, 3, 1)), (4, 24))
 
 
-@pytest.mark.parametrize("act", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(), nn.Hardtanh(-2, 0.7), nn.Hardtanh(0, 1)], ids=str)
+@pytest.mark.parametrize(
+    "act", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(), nn.Hardtanh(-2, 0.7), nn.Hardtanh(0, 1)], ids=str
+)
 def test_activations_are_absorbed(act: nn.Module) -> None:
     supernet = check(nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), act, nn.Conv2d(8, 3, 1)), (4, 8, 8))
     assert [op.kind for op in supernet.graph.ops] == ["conv", "conv"]
@@ -174,7 +176,9 @@ def test_a_norm_behind_a_concat_is_split_over_its_convolutions() -> None:
 
 
 def test_a_norm_that_nothing_absorbs_becomes_a_depthwise_layer() -> None:
-    model = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1))
+    model = nn.Sequential(
+        nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1)
+    )
     supernet = check(model, (4, 8, 8))
     assert [(layer.groups, tuple(layer.weight.shape)) for layer in supernet.layers][0] == (4, (4, 1, 1, 1))
 

@@ -1,0 +1,229 @@
+"""Training: seeded, resumable to the same bytes, and refusing what it cannot do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caq import artifact
+from caq.data import Dataset, load
+from caq.errors import ConfigError, TrainingError
+from caq.graph import LayerWidths
+from caq.supernet import convert
+from caq.supernet.batches import Samples
+from caq.supernet.gates import Budget, Gate, relative_cost
+from caq.supernet.pipeline import prepare, train_model
+from caq.supernet.quantizers import ActivationQuantizer, nested_values, quantize_weight, weight_codes
+from caq.supernet.train import Outputs, TrainConfig, accuracy, predict, reestimate_norms, train_float, train_supernet
+
+CONFIG = TrainConfig(epochs=3, batch_size=32, seed=5)
+QUIET = Outputs(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    data = load("digits")
+    return replace(
+        data, x_train=data.x_train[:400], y_train=data.y_train[:400], x_test=data.x_test[:100], y_test=data.y_test[:100]
+    )
+
+
+def trained(data: Dataset, config: TrainConfig, outputs: Outputs = QUIET) -> bytes:
+    model = train_model(data, "mlp", config, widths=(2, 4, 8), budgets=(Budget("small", 0.4),), outputs=outputs)
+    return artifact.dumps(model)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_the_same_seed_gives_the_same_artifact_and_a_resumed_run_too(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(digits, CONFIG)
+    assert trained(digits, CONFIG) == whole
+    assert trained(digits, replace(CONFIG, seed=6)) != whole
+
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    original = torch.optim.AdamW.step
+    steps = 0
+
+    def dying(self: torch.optim.AdamW, closure: None = None) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 20:  # in the second epoch of thirteen steps
+            raise Killed
+        original(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", dying)
+    with pytest.raises(Killed):
+        trained(digits, CONFIG, Outputs(checkpoint, quiet=True))
+    monkeypatch.undo()
+    assert torch.load(checkpoint, weights_only=True)["epochs"] == 1
+    assert trained(digits, CONFIG, Outputs(checkpoint, quiet=True)) == whole
+
+
+def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_refused(digits: Dataset, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    config = replace(CONFIG, epochs=1)
+    trained(digits, config, Outputs(checkpoint, quiet=True))
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt is of another model or configuration"):
+        trained(digits, replace(config, learning_rate=1e-3), Outputs(checkpoint, quiet=True))
+    raw = checkpoint.read_bytes()
+    for damaged in (b"", raw[:100], raw[: len(raw) // 2]):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"checkpoint\.pt cannot be resumed"):
+            trained(digits, config, Outputs(checkpoint, quiet=True))
+
+
+def test_one_set_of_weights_learns_every_width(digits: Dataset) -> None:
+    data = load("digits")
+    model = train_model(data, "mlp", TrainConfig(epochs=15, seed=0), outputs=QUIET)
+    scores = {p.name: p.score for p in model.points}
+    assert min(scores.values()) > 0.9, scores
+    assert model.points[0].samples == len(data.y_test)
+    # A gate keeps its budget, and its own statistics are its own.
+    shares = {p.name: relative_cost(model.graph, p.assignment) for p in model.points}
+    assert shares["saver"] <= 0.22 < shares["balanced"] <= 0.42
+    assert [p.parameter_set for p in model.points[:3]] == [6, 7, 8]
+
+
+def test_tensorboard_logs_are_written_when_asked(digits: Dataset, tmp_path: Path) -> None:
+    trained(digits, replace(CONFIG, epochs=1), Outputs(tensorboard=tmp_path / "logs", quiet=True))
+    assert [p.name.startswith("events") for p in (tmp_path / "logs").iterdir()] == [True]
+
+
+def test_a_diverging_run_says_so(digits: Dataset) -> None:
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        prepared = prepare(digits, "mlp", 0)
+        for p in prepared.network.parameters():
+            torch.nn.init.constant_(p, float("inf"))
+        train_float(_Vectors(prepared.network), prepared.train, CONFIG, QUIET)
+
+
+class _Vectors(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x.flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"learning_rate": 2.0}])
+def test_bad_settings(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        TrainConfig(**bad)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        Budget("saver", 0.0)
+
+
+def test_reestimated_statistics_belong_to_their_assignment(digits: Dataset) -> None:
+    prepared = prepare(digits, "mlp", 0)
+    supernet = convert(prepared.network, prepared.example(), (2, 8))
+    before = [layer.norm.mean.clone() for layer in supernet.layers if layer.norm is not None]
+    reestimate_norms(supernet, prepared.train, supernet.graph.uniform(2))
+    after = [layer.norm.mean for layer in supernet.layers if layer.norm is not None]
+    for b, a in zip(before, after, strict=True):
+        assert not torch.equal(b[0], a[0])
+        assert torch.equal(b[1], a[1])
+    rows = [layer.norm.add_row() for layer in supernet.layers if layer.norm is not None]
+    assert rows == [2, 2]
+    frozen = [a.clone() for a in after]
+    reestimate_norms(supernet, prepared.train, supernet.graph.uniform(8), 2)
+    for f, layer in zip(frozen, [x for x in supernet.layers if x.norm is not None], strict=True):
+        assert layer.norm is not None
+        assert torch.equal(f[:2], layer.norm.mean[:2])
+
+
+def test_augmentation_shifts_and_fills_with_zeros() -> None:
+    codes = torch.arange(1, 17, dtype=torch.int8).reshape(1, 1, 4, 4).repeat(64, 1, 1, 1)
+    data = Samples(codes, torch.zeros(64, dtype=torch.int64), 1.0, shift=(1, 1))
+    x, _ = next(data.epoch(64, seed=0, epoch=0))
+    found = set()
+    for image in x[:, 0]:
+        padded = torch.nn.functional.pad(codes[0, 0].float(), (1, 1, 1, 1))
+        at = [(i, j) for i in range(3) for j in range(3) if torch.equal(padded[i : i + 4, j : j + 4], image)]
+        assert len(at) == 1
+        found.add(at[0])
+    assert len(found) == 9
+
+
+def test_batches_depend_on_seed_and_epoch_only() -> None:
+    data = Samples(torch.arange(100, dtype=torch.int8).reshape(100, 1, 1, 1), torch.arange(100), 1.0)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return torch.cat([y for _, y in data.epoch(16, seed, epoch)]).tolist()
+
+    assert order(0, 3) == order(0, 3)
+    assert order(0, 3) != order(0, 4)
+    assert order(0, 3) != order(1, 3)
+    # Six batches of 16; the rest, four samples, is too small for batch norm.
+    assert len(order(0, 0)) == 96 and data.batches(16) == 6
+
+
+@pytest.mark.parametrize("width", range(2, 9))
+def test_training_quantizes_weights_as_the_contract_says(width: int) -> None:
+    torch.manual_seed(width)
+    weight = torch.randn(5, 3, 2, 2)
+    log_scale = torch.linspace(-5, -3, 5)
+    q = weight_codes(weight, log_scale).long()
+    m = q if width == 8 else 2 * (q >> (8 - width)) + 1
+    unit = 1.0 if width == 8 else 2.0 ** (7 - width)
+    expected = m * unit * log_scale.exp().reshape(5, 1, 1, 1)
+    assert torch.allclose(quantize_weight(weight, log_scale, width), expected, rtol=1e-6)
+    assert torch.equal(nested_values(q.float(), width), m * unit)
+
+
+def test_gradients_of_the_quantizers() -> None:
+    quantizer = ActivationQuantizer(3, signed=False)
+    quantizer.log_step.data.fill_(float(np.log(0.5)))
+    x = torch.tensor([[[[-1.0, 0.3, 1.1, 9.0]]]], requires_grad=True)
+    y = quantizer(x)
+    assert torch.allclose(y, torch.tensor([0.0, 0.5, 1.0, 3.5]))
+    y.sum().backward()
+    assert x.grad is not None and x.grad.flatten().tolist() == [0, 1, 1, 0]
+    # d/d(step): 0 below, rounding error inside, the bound above; times the step, for the logarithm.
+    expected = (0 + (1 - 0.6) + (2 - 2.2) + 7) / np.sqrt(4 * 7) * 0.5
+    assert quantizer.log_step.grad is not None
+    assert float(quantizer.log_step.grad) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_widest_step_is_the_least_error_on_its_data() -> None:
+    quantizer = ActivationQuantizer(4, signed=True)
+    x = torch.randn(1, 1, 50, 50, generator=torch.Generator().manual_seed(0))
+    quantizer.fit(x)
+    error = (quantizer(x) - x).square().mean()
+    for factor in (0.7, 1.4):
+        other = ActivationQuantizer(4, signed=True)
+        other.log_step.data = quantizer.log_step.data + np.log(factor)
+        assert (other(x) - x).square().mean() > error
+
+
+def test_a_gate_gives_up_bits_where_they_are_worth_least(digits: Dataset) -> None:
+    prepared = prepare(digits, "mlp", 0)
+    graph = convert(prepared.network, prepared.example(), (2, 4, 8)).graph
+    gate = Gate(graph)
+    with torch.no_grad():
+        gate.weight_logits.copy_(torch.tensor([[0.0, 0.5, 1.0]] * 3))
+        gate.activation_logits.copy_(torch.tensor([[0.0, 0.5, 9.0]] * 3))
+        gate.weight_logits[2] = torch.tensor([0.0, 20.0, 40.0])
+    assert gate.assignment(1.0) == (LayerWidths(8, 8),) * 3
+    narrow = gate.assignment(0.4)
+    assert relative_cost(graph, narrow) <= 0.4
+    assert narrow[2].weight == 8 and narrow[0].weight < 8
+    assert all(pair.activation == 8 for pair in narrow)
+    with pytest.raises(ConfigError, match="below the cost of the narrowest"):
+        gate.assignment(0.01)
+
+
+def test_training_beats_chance_with_one_width(digits: Dataset) -> None:
+    prepared = prepare(digits, "mlp", 0)
+    supernet = convert(prepared.network, prepared.example(), (3,))
+    train_supernet(supernet, prepared.train, replace(CONFIG, epochs=10), QUIET)
+    supernet.set_assignment(supernet.graph.uniform(3))
+    assert accuracy(predict(supernet, prepared.train), prepared.train.labels) > 0.8
