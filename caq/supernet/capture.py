@@ -175,7 +175,7 @@ class _Reader:
             self._activation(node, args[0], Clip(-math.inf if low is None else low, math.inf if high is None else high))
         elif name in ("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "_max_pool1d", "_max_pool2d"):
             kind = "max_pool" if "max" in name else "avg_pool"
-            order = ("stride", "padding", "dilation", "ceil_mode")
+            order: tuple[str, ...] = ("stride", "padding", "dilation", "ceil_mode")
             if kind == "avg_pool":
                 order = ("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
             options = {**dict(zip(order, args[2:], strict=False)), **kwargs}

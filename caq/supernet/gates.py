@@ -8,6 +8,8 @@ violation rises until the expected cost fits. At run time a gate is the argmax: 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,9 +44,9 @@ DEFAULT_BUDGETS = (Budget("full", 1.0), Budget("balanced", 0.42), Budget("saver"
 class GateConfig:
     """How a gate learns: steps of `batch_size` samples, and the temperature's first and last value."""
 
-    steps: int = 200
+    steps: int = 120
     batch_size: int = 64
-    learning_rate: float = 0.05
+    learning_rate: float = 0.08
     temperature: tuple[float, float] = (2.0, 0.3)
     seed: int = 0
     quiet: bool = False
@@ -62,9 +64,10 @@ class Gate(nn.Module):
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.graph = graph
-        shape = (len(graph.layers), len(graph.widths))
-        self.weight_logits = nn.Parameter(torch.zeros(shape))
-        self.activation_logits = nn.Parameter(torch.zeros(shape))
+        # A gate starts wide and gives up bits only for its budget.
+        start = torch.linspace(-1, 1, len(graph.widths)).repeat(len(graph.layers), 1)
+        self.weight_logits = nn.Parameter(start.clone())
+        self.activation_logits = nn.Parameter(start.clone())
         self.bits = torch.tensor(graph.widths, dtype=torch.float32)
         self.weights = torch.tensor([layer.weights for layer in graph.layers], dtype=torch.float32)
         self.macs = torch.tensor([layer.macs for layer in graph.layers], dtype=torch.float32)
@@ -115,6 +118,12 @@ class Gate(nn.Module):
         return pairs()
 
 
+def _forever(train: Samples, config: GateConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    # Not the order in which the weights were trained.
+    for epoch in itertools.count():
+        yield from train.epoch(config.batch_size, config.seed + 7919, epoch)
+
+
 def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateConfig, task: str) -> Assignment:
     """Learns the assignment of a budget; the supernet's weights stay as they are.
 
@@ -126,23 +135,20 @@ def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateC
     trained = {name: p.requires_grad for name, p in supernet.named_parameters()}
     supernet.requires_grad_(False)
     widest = supernet.graph.uniform(supernet.widths[-1])
-    multiplier, epoch, first = 1.0, 0, None
-    batches = iter(())  # type: ignore[var-annotated]
+    multiplier, first = 1.0, None
+    batches = _forever(train, config)
     with progress(f"gate {budget.name}", config.steps, not config.quiet) as advance:
         for i in range(config.steps):
-            batch = next(batches, None)
-            if batch is None:
-                batches, epoch = train.epoch(config.batch_size, config.seed + 7919, epoch), epoch + 1
-                batch = next(batches)
+            x, _ = next(batches)
             supernet.eval()
             supernet.set_assignment(widest)
             with torch.no_grad():
-                target = supernet(batch[0])
+                target = supernet(x)
             start, end = config.temperature
             weight_mix, activation_mix = gate.sample(start * (end / start) ** (i / config.steps))
             for layer, w, a in zip(supernet.layers, weight_mix, activation_mix, strict=True):
                 layer.mix = (w, a)
-            distance = distillation_loss(task, supernet(batch[0]), target)
+            distance = distillation_loss(task, supernet(x), target)
             first = distance.detach().clamp(min=1e-6) if first is None else first
             excess = gate.expected_cost() / budget.share - 1
             # Distances are divided by the first one, so that one schedule fits tasks of any scale.

@@ -85,7 +85,7 @@ class Node(nn.Module):
             self.output.fit(y)
         if not rounding:
             return y
-        return self.output(y)  # type: ignore[no-any-return]
+        return self.output(y)
 
 
 class SwitchableNorm(nn.Module):
@@ -189,7 +189,7 @@ class SwitchableLayer(Node):
     def _forward_mixed(self, x: Tensor, weight_mix: Tensor, activation_mix: Tensor) -> Tensor:
         # Terms with a zero weight still count: the gradient of the mix is what a gate learns from.
         def narrowed(width: int) -> Tensor:
-            return x if width == TOP_WIDTH else self.narrow[str(width)](x)  # type: ignore[no-any-return]
+            return x if width == TOP_WIDTH else self.narrow[str(width)](x)
 
         if not self.reads_input:
             x = sum((p * narrowed(w) for p, w in zip(activation_mix, self.served, strict=True)), torch.zeros(()))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from caq.graph import Assignment, Graph
 from caq.plan import EXPONENT_RANGE, Parameters
 from caq.quant import multiplicand_unit, pack
-from caq.supernet.layers import Node, SwitchableLayer
+from caq.supernet.layers import SwitchableLayer
 from caq.supernet.network import Supernet
 from caq.supernet.quantizers import weight_codes
 
@@ -43,8 +43,7 @@ def lower(supernet: Supernet, input_step: float, own_sets: Sequence[tuple[Assign
     """
     graph = Graph(supernet.input_shape, tuple(supernet.op(i) for i in range(len(supernet.sources))), supernet.widths)
     steps = [np.float32(input_step)]
-    for node, ts in zip(supernet.nodes, supernet.sources, strict=True):
-        assert isinstance(node, Node)
+    for node, ts in zip(supernet.operations, supernet.sources, strict=True):
         steps.append(steps[ts[0]] if node.clip is None else np.float32(supernet.step(node)))
     uniform = [([width] * len(supernet.layers), None) for width in supernet.widths]
     own = [([pair.weight for pair in assignment], row) for assignment, row in own_sets]

@@ -33,9 +33,14 @@ class Supernet(nn.Module):
         self.set_assignment(self.graph.uniform(widths[-1]))
 
     @property
+    def operations(self) -> list[Node]:
+        """The nodes, in the order of execution."""
+        return [node for node in self.nodes if isinstance(node, Node)]
+
+    @property
     def layers(self) -> list[SwitchableLayer]:
         """What has widths, in the order of execution: `graph.layers[i]` describes `layers[i]`."""
-        return [node for node in self.nodes if isinstance(node, SwitchableLayer)]
+        return [node for node in self.operations if isinstance(node, SwitchableLayer)]
 
     def set_assignment(self, assignment: Assignment, row: int | None = None) -> None:
         """Chooses what forward computes; row: the statistics of an operating point. Raises AssignmentError."""
@@ -60,7 +65,7 @@ class Supernet(nn.Module):
 
     def set_rounding(self, rounding: bool) -> None:
         """Whether forward rounds what passes between layers to 8 bits, as the integer graph does."""
-        for node in self.nodes:
+        for node in self.operations:
             node.rounding = rounding
 
     @torch.no_grad()
@@ -75,12 +80,12 @@ class Supernet(nn.Module):
         for norm in norms:
             norm.momentum = 0.0
         self.set_rounding(True)
-        for node in self.nodes:
+        for node in self.operations:
             node.fitting, node.fitting_narrow = True, narrow
         self.train()
         self.set_assignment(self.graph.uniform(self.widths[-1]))
         self.output_step.copy_((self.forward(x).abs().max() * 4 / 2**15).clamp(min=2.0**-30))
-        for node in self.nodes:
+        for node in self.operations:
             node.fitting = False
         for norm, momentum in zip(norms, saved, strict=True):
             norm.momentum = momentum
@@ -97,8 +102,7 @@ class Supernet(nn.Module):
 
     def op(self, i: int) -> Op:
         """Operation i as the integer graph writes it."""
-        node, inputs = self.nodes[i], self.sources[i]
-        assert isinstance(node, Node)
+        node, inputs = self.operations[i], self.sources[i]
         fields: dict[str, object] = {}
         if isinstance(node, SwitchableLayer):
             fields = {"channels": len(node.weight), "groups": node.groups}

@@ -72,7 +72,7 @@ def nested_values(codes: Tensor, width: int) -> Tensor:
 def quantize_weight(weight: Tensor, log_scale: Tensor, width: int) -> Tensor:
     """Weights (O, ...) as the model of `width` sees them; log_scale: (O,)."""
     scale = log_scale.exp().reshape(-1, *[1] * (weight.dim() - 1))
-    return _QuantizeWeight.apply(weight, scale, width)  # type: ignore[no-untyped-call,no-any-return]
+    return _QuantizeWeight.apply(weight, scale, width)
 
 
 def weight_codes(weight: Tensor, log_scale: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         step = self.log_step.exp()
-        return _QuantizeActivation.apply(x, step, self.low, self.high)  # type: ignore[no-untyped-call,no-any-return]
+        return _QuantizeActivation.apply(x, step, self.low, self.high)
 
     @property
     def code_range(self) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Joint training: one set of weights for every width and every assignment of widths.
 
 Each step trains the widest assignment on the labels, and the narrowest and a random one, by turns of one width and of
-widths drawn for every layer, on the widest one's soft outputs (the sandwich rule with in-place distillation: Yu and
-Huang, "Universally Slimmable Networks", 2019; for widths of bits Yu et al., "Any-Precision Deep Neural Networks", 2021).
+widths drawn for every layer, on the widest one's soft outputs: the sandwich rule with in-place distillation (Yu and
+Huang, "Universally Slimmable Networks", 2019; for bit widths Yu et al., "Any-Precision Deep Neural Networks", 2021).
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _train(
 ) -> None:
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory guards against reading it, which nothing here does, and costs a tenth of the time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), config.learning_rate)
     start = _resume(outputs.checkpoint, model, optimizer, config)
     steps = train.batches(config.batch_size)
@@ -242,7 +242,7 @@ def _writer(folder: Path | None) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError("tensorboard", "train") from None
-    return SummaryWriter(folder)  # type: ignore[no-untyped-call]
+    return SummaryWriter(folder)
 
 
 @torch.no_grad()
