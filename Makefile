@@ -25,7 +25,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
 
 test: check
-	$(BIN)/python -m pytest --cov=caq.artifact --cov-branch --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest --cov --cov-config=.coveragerc
 
 bench: $(VENV)/.app
 	$(BIN)/python -m benchmarks

@@ -540,7 +540,11 @@ def _object(data: object, at: str) -> dict[str, Any]:
 
 
 def _keys(data: object, at: str, keys: set[str]) -> dict[str, Any]:
-    return _typed(data, at, dict, f"an object of {', '.join(sorted(keys))}", lambda d: set(d) == keys)
+    found = set(_object(data, at))
+    if found != keys:
+        unknown = reprlib.repr(sorted(found - keys))
+        raise SchemaError(f"{at}: missing keys {sorted(keys - found)}, unknown keys {unknown}")
+    return data  # type: ignore[return-value]
 
 
 def _list(data: object, at: str, most: int) -> list[Any]:

@@ -16,8 +16,8 @@ have no zero point: 0 is zero. A tensor whose lowest code is 0 is unsigned.
     avg_pool  1       sum over the window, padding counts as zero, requantized; the divisor is the window's size
     reshape   1       to `shape`, in channels-first order, as torch reshapes
 
-A *layer* is a conv: what has weights has a width. A layer that reads the network's input (be it reshaped or max-pooled) reads
-it at 8 bits always.
+A *layer* is a conv: what has weights has a width. A layer that reads the network's input (be it reshaped or
+max-pooled) reads it at 8 bits always.
 """
 
 from __future__ import annotations
@@ -180,6 +180,7 @@ class Layer:
     macs: int
     reads_input: bool
     first_channel: int  # where its channels start among those of all layers
+    first_byte: int  # where its codes start in each bit plane
 
     @property
     def weights(self) -> int:
@@ -253,7 +254,7 @@ class Graph:
     def layers(self) -> tuple[Layer, ...]:
         """The convs, in the order of execution."""
         layers: list[Layer] = []
-        first = 0
+        first, first_byte = 0, 0
         as_given = {0}  # tensors that hold the input's own codes
         for i, op in enumerate(self.ops):
             if op.kind in ("reshape", "max_pool") and op.inputs[0] in as_given:
@@ -262,8 +263,10 @@ class Graph:
                 shape = (op.channels, *op.kernel, self.shapes[op.inputs[0]][2] // op.groups)
                 h, w, _ = self.shapes[i + 1]
                 macs = h * w * math.prod(shape)
-                layers.append(Layer(len(layers), i, op.name, shape, macs, op.inputs[0] in as_given, first))
+                reads_input = op.inputs[0] in as_given
+                layers.append(Layer(len(layers), i, op.name, shape, macs, reads_input, first, first_byte))
                 first += op.channels
+                first_byte += plane_bytes(layers[-1].weights)
         return tuple(layers)
 
     @property

@@ -124,8 +124,8 @@ def naming(where: str) -> Iterator[None]:
 
 def layer_codes(graph: Graph, planes: NDArray[np.uint8], layer: Layer, width: int) -> NDArray[np.int8]:
     """The `width`-bit codes of one layer: planes (>= width, graph.plane_bytes) uint8 -> (weights,) int8."""
-    start = sum(plane_bytes(other.weights) for other in graph.layers[: layer.index])
-    return unpack(planes[:width, start : start + plane_bytes(layer.weights)], layer.weights)
+    span = slice(layer.first_byte, layer.first_byte + plane_bytes(layer.weights))
+    return unpack(planes[:width, span], layer.weights)
 
 
 def narrowing(ratio: float, width: int, signed: bool) -> tuple[FixedPoint, tuple[int, int]]:

@@ -27,17 +27,17 @@ from caq.supernet.train import distillation_loss
 
 @dataclass(frozen=True)
 class Budget:
-    """A gate's name and its share, 0..1, of the cost of 8 bits everywhere; see `relative_cost`."""
+    """A gate's name, and where between the cost of the narrowest width everywhere (0) and the widest (1) it may be."""
 
     name: str
     share: float
 
     def __post_init__(self) -> None:
-        if not self.name.replace("_", "").isalnum() or not 0 < self.share <= 1:
-            raise ConfigError(f"a budget is a name and a share above 0 and at most 1, not {self.name!r} {self.share}")
+        if not self.name.replace("_", "").isalnum() or not 0 <= self.share <= 1:
+            raise ConfigError(f"a budget is a name and a share from 0 to 1, not {self.name!r} and {self.share}")
 
 
-DEFAULT_BUDGETS = (Budget("full", 1.0), Budget("balanced", 0.42), Budget("saver", 0.22))
+DEFAULT_BUDGETS = (Budget("full", 1.0), Budget("balanced", 0.3), Budget("saver", 0.08))
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,12 @@ def relative_cost(graph: Graph, assignment: Assignment) -> float:
     """Mean of the weight bytes and the bit-MACs of `assignment`, each relative to 8 bits everywhere."""
     cost, full = graph.cost(assignment), graph.cost((LayerWidths(TOP_WIDTH, TOP_WIDTH),) * len(assignment))
     return (cost.weight_bytes / full.weight_bytes + cost.bit_macs / full.bit_macs) / 2
+
+
+def affordable_cost(graph: Graph, share: float) -> float:
+    """The `relative_cost` that a budget's share allows."""
+    narrowest, widest = (relative_cost(graph, graph.uniform(graph.widths[i])) for i in (0, -1))
+    return narrowest + share * (widest - narrowest)
 
 
 class Gate(nn.Module):
@@ -89,33 +95,51 @@ class Gate(nn.Module):
         work = (self.macs * weight_bits * activation_bits).sum() / (self.macs.sum() * TOP_WIDTH**2)
         return (size + work) / 2
 
-    def assignment(self, share: float) -> Assignment:
-        """The argmax, and, where its cost exceeds `share`, the narrowing steps that cost the fewest logits per bit."""
+    def assignment(self, most: float) -> Assignment:
+        """The argmax, made to cost at most `most` (relative) and to leave nothing of it unused.
+
+        While it costs too much, the layer steps down that loses the least logit for what it saves; then, while a step
+        up still fits, the one that gains the most for what it costs. Raises ConfigError if nothing fits.
+        """
         chosen = [self.weight_logits.argmax(1).tolist(), self.activation_logits.argmax(1).tolist()]
-        logits = [self.weight_logits.detach(), self.activation_logits.detach()]
+        while (now := self._cost(chosen)) > most + 1e-12:
+            down = self._steps(chosen, -1)
+            if not down:
+                raise ConfigError(f"no assignment costs at most {most:.3f}; the narrowest costs {now:.3f}")
+            _, kind, i = max((gain / abs(self._changed(chosen, kind, i, -1) - now), kind, i) for gain, kind, i in down)
+            chosen[kind][i] -= 1
+        while True:
+            now = self._cost(chosen)
+            up = [(gain, kind, i, self._changed(chosen, kind, i, 1) - now) for gain, kind, i in self._steps(chosen, 1)]
+            fitting = [(gain / cost, kind, i) for gain, kind, i, cost in up if now + cost <= most + 1e-12]
+            if not fitting:
+                return self._pairs(chosen)
+            _, kind, i = max(fitting)
+            chosen[kind][i] += 1
 
-        def pairs() -> Assignment:
-            return tuple(
-                LayerWidths(self.graph.widths[w], TOP_WIDTH if layer.reads_input else self.graph.widths[a])
-                for layer, w, a in zip(self.graph.layers, *chosen, strict=True)
-            )
+    def _steps(self, chosen: list[list[int]], by: int) -> list[tuple[float, int, int]]:
+        """Change of logit, kind (0 weights, 1 activations) and layer of every step by one width."""
+        logits = (self.weight_logits.detach(), self.activation_logits.detach())
+        return [
+            (float(logits[kind][i, j + by] - logits[kind][i, j]), kind, i)
+            for kind in (0, 1)
+            for i, j in enumerate(chosen[kind])
+            if 0 <= j + by < len(self.graph.widths) and not (kind == 1 and self.graph.layers[i].reads_input)
+        ]
 
-        while (now := relative_cost(self.graph, pairs())) > share:
-            best: tuple[float, int, int] | None = None
-            for kind in (0, 1):
-                for i, j in enumerate(chosen[kind]):
-                    if j == 0 or (kind == 1 and self.graph.layers[i].reads_input):
-                        continue
-                    chosen[kind][i] = j - 1
-                    saved = now - relative_cost(self.graph, pairs())
-                    chosen[kind][i] = j
-                    price = float(logits[kind][i, j] - logits[kind][i, j - 1]) / saved
-                    if best is None or price < best[0]:
-                        best = (price, kind, i)
-            if best is None:
-                raise ConfigError(f"a budget of {share} is below the cost of the narrowest widths, {now:.3f}")
-            chosen[best[1]][best[2]] -= 1
-        return pairs()
+    def _changed(self, chosen: list[list[int]], kind: int, i: int, by: int) -> float:
+        trial = [list(choice) for choice in chosen]
+        trial[kind][i] += by
+        return self._cost(trial)
+
+    def _cost(self, chosen: list[list[int]]) -> float:
+        return relative_cost(self.graph, self._pairs(chosen))
+
+    def _pairs(self, chosen: list[list[int]]) -> Assignment:
+        return tuple(
+            LayerWidths(self.graph.widths[w], TOP_WIDTH if layer.reads_input else self.graph.widths[a])
+            for layer, w, a in zip(self.graph.layers, *chosen, strict=True)
+        )
 
 
 def _forever(train: Samples, config: GateConfig) -> Iterator[tuple[Tensor, Tensor]]:
@@ -125,10 +149,8 @@ def _forever(train: Samples, config: GateConfig) -> Iterator[tuple[Tensor, Tenso
 
 
 def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateConfig, task: str) -> Assignment:
-    """Learns the assignment of a budget; the supernet's weights stay as they are.
-
-    Raises ConfigError for a budget below the cost of the narrowest widths.
-    """
+    """Learns the assignment of a budget; the supernet's weights stay as they are."""
+    most = affordable_cost(supernet.graph, budget.share)
     torch.manual_seed(config.seed)
     gate = Gate(supernet.graph)
     optimizer = torch.optim.Adam(gate.parameters(), config.learning_rate, betas=(0.9, 0.99))
@@ -150,7 +172,7 @@ def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateC
                 layer.mix = (w, a)
             distance = distillation_loss(task, supernet(x), target)
             first = distance.detach().clamp(min=1e-6) if first is None else first
-            excess = gate.expected_cost() / budget.share - 1
+            excess = gate.expected_cost() / most - 1
             # Distances are divided by the first one, so that one schedule fits tasks of any scale.
             loss = distance / first + multiplier * functional.relu(excess)
             optimizer.zero_grad()
@@ -161,4 +183,4 @@ def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateC
     for name, p in supernet.named_parameters():
         p.requires_grad_(trained[name])
     supernet.set_assignment(widest)
-    return gate.assignment(budget.share)
+    return gate.assignment(most)

@@ -180,7 +180,8 @@ def test_a_norm_that_nothing_absorbs_becomes_a_depthwise_layer() -> None:
         nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1)
     )
     supernet = check(model, (4, 8, 8))
-    assert [(layer.groups, tuple(layer.weight.shape)) for layer in supernet.layers][0] == (4, (4, 1, 1, 1))
+    first = supernet.layers[0]
+    assert (first.groups, first.weight.shape) == (4, (4, 1, 1, 1))
 
 
 def test_vectors_and_images_through_flatten() -> None:

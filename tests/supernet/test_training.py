@@ -15,7 +15,7 @@ from caq.errors import ConfigError, TrainingError
 from caq.graph import LayerWidths
 from caq.supernet import convert
 from caq.supernet.batches import Samples
-from caq.supernet.gates import Budget, Gate, relative_cost
+from caq.supernet.gates import DEFAULT_BUDGETS, Budget, Gate, affordable_cost, relative_cost
 from caq.supernet.pipeline import prepare, train_model
 from caq.supernet.quantizers import ActivationQuantizer, nested_values, quantize_weight, weight_codes
 from caq.supernet.train import Outputs, TrainConfig, accuracy, predict, reestimate_norms, train_float, train_supernet
@@ -88,7 +88,8 @@ def test_one_set_of_weights_learns_every_width(digits: Dataset) -> None:
     assert model.points[0].samples == len(data.y_test)
     # A gate keeps its budget, and its own statistics are its own.
     shares = {p.name: relative_cost(model.graph, p.assignment) for p in model.points}
-    assert shares["saver"] <= 0.22 < shares["balanced"] <= 0.42
+    saver, balanced = (affordable_cost(model.graph, b.share) for b in (DEFAULT_BUDGETS[2], DEFAULT_BUDGETS[1]))
+    assert shares["w2a2"] <= shares["saver"] <= saver < shares["balanced"] <= balanced < shares["w8a8"]
     assert [p.parameter_set for p in model.points[:3]] == [6, 7, 8]
 
 
@@ -119,7 +120,7 @@ def test_bad_settings(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         TrainConfig(**bad)  # type: ignore[arg-type]
     with pytest.raises(ConfigError):
-        Budget("saver", 0.0)
+        Budget("saver", -0.1)
 
 
 def test_reestimated_statistics_belong_to_their_assignment(digits: Dataset) -> None:
@@ -212,12 +213,17 @@ def test_a_gate_gives_up_bits_where_they_are_worth_least(digits: Dataset) -> Non
         gate.weight_logits.copy_(torch.tensor([[0.0, 0.5, 1.0]] * 3))
         gate.activation_logits.copy_(torch.tensor([[0.0, 0.5, 9.0]] * 3))
         gate.weight_logits[2] = torch.tensor([0.0, 20.0, 40.0])
-    assert gate.assignment(1.0) == (LayerWidths(8, 8),) * 3
-    narrow = gate.assignment(0.4)
-    assert relative_cost(graph, narrow) <= 0.4
-    assert narrow[2].weight == 8 and narrow[0].weight < 8
+    reading = LayerWidths(8, 8)
+    assert gate.assignment(1.0) == (reading,) * 3
+    narrow = gate.assignment(0.6)
+    assert 0.5 < relative_cost(graph, narrow) <= 0.6
+    assert narrow[2].weight == 8 and min(narrow[0].weight, narrow[1].weight) < 8
     assert all(pair.activation == 8 for pair in narrow)
-    with pytest.raises(ConfigError, match="below the cost of the narrowest"):
+    # What the budget leaves is used, even if the logits ask for less.
+    with torch.no_grad():
+        gate.weight_logits.copy_(-gate.weight_logits)
+    assert gate.assignment(1.0) == (reading,) * 3
+    with pytest.raises(ConfigError, match="the narrowest costs"):
         gate.assignment(0.01)
 
 

@@ -1,0 +1,243 @@
+"""The engine: samples and batches, refusals, prefixes of a file, and switches while others infer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from caq.artifact import dumps, loads
+from caq.engine import Engine, execute_reference
+from caq.errors import AssignmentError, CaqError, DataError
+from caq.plan import Plan
+from tests import models
+
+SWITCHES = 20000 if os.environ.get("CAQ_SOAK") else 150
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_batch_is_its_samples(seed, dtype):
+    engine = Engine(models.model(seed, dtype))
+    x = models.samples(engine.model, 5)
+    for name in engine.points:
+        engine.select(name)
+        assert engine.point == name
+        batch = engine.run(x)
+        assert batch.dtype == np.int16 and batch.shape == (5, 3)
+        assert len(np.unique(batch)) > 3  # not all saturated, not all zero
+        for one, row in zip(x, batch, strict=True):
+            single = engine.run(one)
+            assert single.shape == (3,)
+            np.testing.assert_array_equal(single, row)
+        np.testing.assert_array_equal(engine.run(x[:1]), batch[:1])
+        np.testing.assert_array_equal(engine.run(x[::-1]), batch[::-1])
+        np.testing.assert_array_equal(engine.run(np.asfortranarray(x)), batch)
+
+
+def test_gray_images_may_leave_their_channel_out():
+    engine = Engine(models.tiny())
+    x = models.samples(engine.model, 4)
+    wanted = engine.run(x)
+    np.testing.assert_array_equal(engine.run(x[..., 0]), wanted)
+    np.testing.assert_array_equal(engine.run(x[0, ..., 0]), wanted[0])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda x: x[0, 0], "samples of shape"),
+        (lambda x: x[:0], "samples of shape"),
+        (lambda x: x[..., :0], "samples of shape"),
+        (lambda x: x[None], "samples of shape"),
+        (lambda x: x.reshape(-1), "samples of shape"),
+        (lambda x: np.float32(1), "samples of shape"),
+        (lambda x: np.swapaxes(x, 1, 3)[:, :, :-1], "samples of shape"),
+        (lambda x: [[1], [1, 2]], "ragged"),
+        (lambda x: x.astype(np.float64), "must be a float32 array, not float64"),
+        (lambda x: x.astype(np.uint8), "not uint8"),
+        (lambda x: x.astype(">f4"), "not >f4"),
+        (lambda x: x.astype(complex), "not complex128"),
+        (lambda x: x.astype(object), "not object"),
+        (lambda x: x.tolist(), "not float64"),
+        (lambda x: np.where(x == x[1, 0, 0, 0], np.nan, x).astype(np.float32), "1 value.* NaN or infinite"),
+        (lambda x: np.full_like(x, np.inf), "NaN or infinite"),
+        (lambda x: np.full_like(x, -np.inf), "NaN or infinite"),
+    ],
+)
+def test_bad_samples(bad, message):
+    engine = Engine(models.model(0, "float32"))
+    x = models.samples(engine.model, 3)
+    with pytest.raises(DataError, match=message):
+        engine.run(bad(x))
+    engine.run(x)
+
+
+def test_the_largest_floats_are_samples():
+    engine = Engine(models.model(0, "float32"))
+    x = models.samples(engine.model, 1)
+    for value in (np.finfo(np.float32).max, np.finfo(np.float32).min, 1e-45, -0.0):
+        engine.run(np.full_like(x, value))
+
+
+def test_unknown_points_name_the_nearest():
+    engine = Engine(models.model(0))
+    before = engine.plan
+    with pytest.raises(AssignmentError, match="no operating point 'w4a'; did you mean 'w4a4'"):
+        engine.select("w4a")
+    with pytest.raises(AssignmentError, match="known: w2a2, w4a4, w8a8, mixed"):
+        engine.select("")
+    assert engine.plan is before
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_prefix_serves_the_narrow_points_alike(tmp_path, dtype):
+    m = models.model(1, dtype)
+    narrow = m.graph.uniform(2)
+    own = replace(m.points[0], name="own", assignment=narrow, cost=m.graph.cost(narrow), parameter_set=3)
+    path = tmp_path / "m.caq"
+    path.write_bytes(dumps(replace(m, points=(*m.points, own))))
+    whole = Engine(path)
+    x = models.samples(m, 6)
+    for width, names in (
+        (2, {"w2a2", "own"}),
+        (3, {"w2a2", "own"}),
+        (4, {"w2a2", "w4a4", "own"}),
+        (8, set(whole.points)),
+    ):
+        part = Engine(path, max_width=width)
+        assert set(part.points) == names
+        for name in names:
+            part.select(name)
+            whole.select(name)
+            np.testing.assert_array_equal(part.run(x), whole.run(x))
+    with pytest.raises(AssignmentError, match="no operating point 'w8a8'"):
+        Engine(path, max_width=2).select("w8a8")
+    with pytest.raises(AssignmentError, match="8 bits: only 2 bit planes"):
+        Engine(path, max_width=2).build(m.graph.uniform(8))
+    with pytest.raises(AssignmentError, match="no operating point has weights of at most 1 bits"):
+        Engine(path, max_width=1)
+
+
+def test_the_widths_differ():
+    """A switch that changed nothing would pass every comparison of an engine with itself."""
+    engine = Engine(models.model(3))
+    x = models.samples(engine.model, 4)
+    outputs = set()
+    for name in engine.points:
+        engine.select(name)
+        outputs.add(engine.run(x).tobytes())
+    assert len(outputs) == len(engine.points)
+
+
+def test_any_assignment_can_be_built():
+    engine = Engine(models.model(0))
+    x = models.samples(engine.model, 2)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        plan = engine.build(models.mixed(engine.model.graph, rng))
+        assert engine.run_plan(plan, x).shape == (2, 3)
+    with pytest.raises(AssignmentError, match="no parameter set 9"):
+        engine.build(engine.model.graph.uniform(8), 9)
+    with pytest.raises(AssignmentError, match="layers, the assignment 0"):
+        engine.build(())
+
+
+def test_output_step():
+    engine = Engine(models.model(0))
+    assert engine.output_step == engine.model.parameters.steps[-1] and isinstance(engine.output_step, float)
+
+
+def test_the_same_bytes_give_the_same_outputs():
+    m = models.model(5)
+    x = models.samples(m, 3)
+    np.testing.assert_array_equal(Engine(m).run(x), Engine(loads(dumps(m))).run(x))
+
+
+def test_an_inference_keeps_the_plan_that_it_began_with():
+    m = models.model(0)
+    x = models.samples(m, 2)
+    calm = Engine(m)
+
+    def switch_then_execute(plan: Plan, codes: np.ndarray) -> np.ndarray:
+        engine.select("w8a8")
+        return execute_reference(plan, codes)
+
+    engine = Engine(m, execute=switch_then_execute)
+    y, name = engine.run_at(x)
+    assert (name, engine.point) == ("w2a2", "w8a8") == (calm.point, "w8a8")
+    np.testing.assert_array_equal(y, calm.run(x))
+
+
+def test_a_plan_and_its_name_are_read_at_once():
+    """As if another thread switched between any two reads of the active plan."""
+    m = models.model(0)
+    x = models.samples(m, 2)
+    pairs: list[tuple[str, Plan]] = []
+
+    class Restless(Engine):
+        @property
+        def _active(self) -> tuple[str, Plan]:
+            pairs.append(pairs.pop(0))
+            return pairs[-1]
+
+        @_active.setter
+        def _active(self, pair: tuple[str, Plan]) -> None:
+            pairs.append(pair)
+
+    engine, calm = Restless(m), Engine(m)
+    for name in engine.points:
+        engine.select(name)
+    del pairs[:2]  # the empty plan of the constructor, and the one that it selected
+    for _ in range(8):
+        y, name = engine.run_at(x)
+        calm.select(name)
+        np.testing.assert_array_equal(y, calm.run(x))
+
+
+@pytest.mark.soak
+def test_switching_while_inferring():
+    """Every output is that of one plan alone, and of the one whose name comes with it."""
+    engine = Engine(models.model(0))
+    x = models.samples(engine.model, 2)
+    offline = {}
+    for name in engine.points:
+        engine.select(name)
+        offline[name] = engine.run(x).tobytes()
+    assert len(set(offline.values())) == len(offline)
+    # A second engine builds its plans during the run, so that building races with inferring as well.
+    engine = Engine(engine.model)
+    done = threading.Event()
+    failures: list[object] = []
+    seen: set[str] = set()
+
+    def infer() -> None:
+        try:
+            while not done.is_set():
+                y, name = engine.run_at(x)
+                seen.add(name)
+                if y.tobytes() != offline[name]:
+                    failures.append(name)
+        except CaqError as e:
+            failures.append(e)
+
+    def switch(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(SWITCHES):
+            engine.select(str(rng.choice(list(offline))))
+            done.wait(0.0005)
+
+    readers = [threading.Thread(target=infer) for _ in range(2)]
+    writers = [threading.Thread(target=switch, args=(seed,)) for seed in range(2)]
+    for thread in (*readers, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    for thread in readers:
+        thread.join()
+    assert not failures
+    assert len(seen) > 1
