@@ -190,9 +190,9 @@ class Runtime:
             raise RuntimeClosedError("the runtime is closed; open a new one")
 
     def _follow(self) -> None:
-        if self._own_monitor is not None:
+        if isinstance(self._source, ContextMonitor):
             # Without this the first decision would rest on a context in which nothing has been read yet.
-            self._own_monitor.wait_ready(self._period_s)
+            self._source.wait_ready(self._period_s)
         while not self._closed.is_set():
             try:
                 self.step()

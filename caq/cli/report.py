@@ -143,7 +143,7 @@ def _pictures(day: DayLog) -> list[tuple[str, str, str]]:
         ("Battery", "State of charge over time, charging shaded", _draw_battery, 2.9),
         ("Operating point in use", "Steps between operating points over time", _draw_points, _rows_in(day.point_names)),
         ("Observed accuracy, rolling", f"Accuracy over time of {names}", _draw_accuracy, 3.2),
-        ("Bits per layer", "Heat map of layers by operating points", _draw_widths, _rows_in(day.layer_names)),
+        ("Weight bits per layer", "Heat map of layers by operating points", _draw_widths, _rows_in(day.layer_names)),
         (f"Bit-MACs spent, of {day.baseline}", f"Cumulated bit-MACs of {names}", _draw_bit_macs, 3.2),
     ]
     drawn = []
@@ -257,8 +257,11 @@ def _cell(x: int, y: int, colour: Any) -> Any:
 def _draw_accuracy(figure: Figure, day: DayLog) -> None:
     axes = figure.subplots()
     times = _clock(axes, day.t_s)
+    first = next(iter(day.accuracy))
     for (name, values), colour in _from_back(day.accuracy):
-        axes.plot(times, values, color=colour, label=name)
+        # The first one is broad and behind the others: strategies that agree hide each other otherwise.
+        width, opacity, order = (4.0, 0.5, 2.0) if name == first else (1.2, 1.0, 2.1)
+        axes.plot(times, values, color=colour, label=name, linewidth=width, alpha=opacity, zorder=order)
     low = np.nanmin([np.nanmin(values) if np.isfinite(values).any() else 1.0 for values in day.accuracy.values()])
     # Whole tenths below the lowest value, so small differences near the top stay visible.
     axes.set_ylim(max(0.0, np.floor(low * 10 - 0.5) / 10), 1.01)
@@ -317,14 +320,15 @@ PAGE = """<!doctype html>
 body {{ margin: 0; background: #f4f6f8; color: #1f2933; font: 16px/1.5 system-ui, sans-serif; }}
 main {{ max-width: 1120px; margin: 0 auto; padding: 24px 16px 48px; }}
 h1 {{ font-size: 1.6rem; line-height: 1.25; margin: 0 0 16px; overflow-wrap: anywhere; }}
-.pictures {{ columns: 2 400px; column-gap: 16px; }}
+.pictures {{ columns: 2 400px; column-gap: 16px; margin-bottom: 16px; }}
 figure {{ margin: 0 0 16px; break-inside: avoid; }}
 figure, .table {{ background: #fff; border: 1px solid #e3e8ee; border-radius: 10px; padding: 12px; }}
 figcaption {{ font-weight: 600; margin-bottom: 6px; }}
 img {{ display: block; width: 100%; height: auto; }}
 .table {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 7px 12px; text-align: left; border-bottom: 1px solid #e3e8ee; white-space: nowrap; }}
+th, td {{ padding: 7px 12px; text-align: left; border-bottom: 1px solid #e3e8ee; }}
+td.number, td:first-child {{ white-space: nowrap; }}
 tr:last-child td {{ border-bottom: 0; }}
 th {{ color: #52606d; font-size: .88rem; }}
 .number {{ text-align: right; }}

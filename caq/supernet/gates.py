@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from caq.errors import ConfigError
 from caq.graph import Assignment, Graph, LayerWidths
+from caq.progress import progress
 from caq.quant import TOP_WIDTH
 from caq.supernet.batches import Samples
 from caq.supernet.network import Supernet
-from caq.supernet.progress import progress
 from caq.supernet.train import distillation_loss
 
 
@@ -37,7 +37,7 @@ class Budget:
             raise ConfigError(f"a budget is a name and a share from 0 to 1, not {self.name!r} and {self.share}")
 
 
-DEFAULT_BUDGETS = (Budget("full", 1.0), Budget("balanced", 0.3), Budget("saver", 0.08))
+DEFAULT_BUDGETS = (Budget("full", 0.6), Budget("balanced", 0.3), Budget("saver", 0.08))
 
 
 @dataclass(frozen=True)

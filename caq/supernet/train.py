@@ -23,10 +23,10 @@ from torch.nn import functional
 
 from caq.errors import ConfigError, MissingExtraError, TrainingError
 from caq.graph import Assignment, Graph, LayerWidths
+from caq.progress import progress
 from caq.quant import TOP_WIDTH
 from caq.supernet.batches import Samples
 from caq.supernet.network import Supernet
-from caq.supernet.progress import progress
 
 #: Loss of one batch; calls backward itself, and returns the loss of the widest assignment.
 StepFunction = Callable[[Tensor, Tensor, np.random.Generator], float]

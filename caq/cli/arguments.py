@@ -1,0 +1,52 @@
+"""Options that commands share, and the types of their values."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+# numpy and torch take larger seeds, but not all the sums that are made of them.
+MAX_SEED = 2**31 - 1
+
+
+def whole(low: int, high: int = MAX_SEED) -> Callable[[str], int]:
+    """The type of an integer from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"an integer from {low} to {high} is expected, not {text!r}")
+        return value
+
+    return parse
+
+
+def positive(text: str) -> float:
+    """The type of a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"a finite number above 0 is expected, not {text!r}")
+    return value
+
+
+def add_artifact(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", metavar="x.caq", help="the model")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, metavar="NAME|FILE.npz", help="digits, or a file (see caq.data)")
+
+
+def add_domain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--domain", type=whole(-MAX_SEED), metavar="N", help="measure on this domain of the test split")
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="default %(default)s")

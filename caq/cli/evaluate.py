@@ -1,0 +1,67 @@
+"""`caq eval`: scores of an artifact on data, by the integer reference engine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from caq.artifact import TASKS
+from caq.cli.arguments import add_artifact, add_data, add_domain, whole
+from caq.cli.inputs import test_samples
+from caq.cli.output import Output
+from caq.cli.points import describe, print_points
+from caq.engine import Engine
+from caq.errors import AssignmentError, nearest
+from caq.graph import parse_assignment
+from caq.measure import score
+from caq.plan import Plan
+
+HELP = "measure operating points, or any other widths, on the test split of a data set"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_artifact(parser)
+    add_data(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--point", metavar="NAME", help="only this operating point; default: all")
+    which.add_argument("--assignment", metavar="w8a8,w4a8,...", help="these widths, one pair a layer")
+    which.add_argument("--widths", type=whole(1, 8), metavar="N", help="N bits in every layer")
+    add_domain(parser)
+    parser.add_argument("--samples", type=whole(1), metavar="N", help="at most N samples, spread evenly over the split")
+    parser.add_argument(
+        "--max-width", type=whole(1, 8), default=8, metavar="N", help="read no more bits of the weights"
+    )
+
+
+def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
+    engine = Engine(args.artifact, max_width=args.max_width)
+    plans = list(_plans(engine, args))
+    x, y = test_samples(args.data, engine.model, args.domain, args.samples)
+    graph, metric = engine.model.graph, TASKS[engine.model.task]
+    records = [
+        # The widths of the plan that ran, not those that were asked for.
+        describe(graph, name, plan.assignment, score(engine, plan, x, y), metric, len(x))
+        for name, plan in plans
+    ]
+    print_points(output, f"{args.artifact} on {args.data}", records)
+    return {
+        "artifact": args.artifact,
+        "data": args.data,
+        "domain": args.domain,
+        "layers": [layer.name for layer in graph.layers],
+        "points": records,
+    }
+
+
+def _plans(engine: Engine, args: argparse.Namespace) -> Iterator[tuple[str, Plan]]:
+    if args.assignment is not None:
+        yield "assignment", engine.build(parse_assignment(args.assignment))
+    elif args.widths is not None:
+        yield f"w{args.widths}a{args.widths}", engine.build(engine.model.graph.uniform(args.widths))
+    elif args.point is not None and args.point not in engine.points:
+        raise AssignmentError(f"no operating point {args.point!r}{nearest(args.point, engine.points)}")
+    else:
+        for name in engine.points if args.point is None else [args.point]:
+            point = engine.points[name]
+            yield name, engine.build(point.assignment, point.parameter_set)

@@ -1,0 +1,104 @@
+"""`caq train`: trains a network of the zoo and writes its artifact."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from caq import artifact, data
+from caq.artifact import Model
+from caq.cli.arguments import add_data, add_domain, add_seed, whole
+from caq.cli.output import Output
+from caq.cli.points import describe_points, print_points
+from caq.errors import ConfigError
+
+HELP = "train a network for all widths, learn its operating points, and write x.caq"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_data(parser)
+    parser.add_argument("--model", required=True, metavar="NAME", help="network of the zoo: resnet8, ds_cnn, mlp, ...")
+    parser.add_argument("--out", required=True, type=Path, metavar="x.caq", help="file to write")
+    parser.add_argument("--epochs", type=whole(1), default=30, metavar="N", help="default %(default)s")
+    parser.add_argument("--batch-size", type=whole(2), default=64, metavar="N", help="default %(default)s")
+    parser.add_argument(
+        "--learning-rate", type=float, default=2e-3, metavar="F", help="at its peak; default %(default)s"
+    )
+    add_seed(parser)
+    parser.add_argument("--widths", type=_widths, metavar="2,4,8", help="bits to serve; default 2,3,4,5,6,8")
+    parser.add_argument(
+        "--budgets",
+        type=_budgets,
+        metavar="NAME=SHARE,...",
+        help="points to learn; 0 costs what the narrowest width does, 1 the widest; default: full, balanced and saver",
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="saved after each epoch; resumed if it exists")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for losses and learning rates")
+    add_domain(parser)
+    parser.add_argument("--threads", type=whole(1, 1024), metavar="N", help="of torch; default: its own choice")
+
+
+def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
+    check_writable(args.out)
+    dataset = data.load(args.data)
+    measured = dataset
+    if args.domain is not None:
+        x, y = dataset.domain(args.domain)
+        measured = replace(dataset, x_test=x, y_test=y, domain_test=None)
+
+    from caq.supernet import pipeline
+    from caq.supernet.conversion import DEFAULT_WIDTHS
+    from caq.supernet.gates import DEFAULT_BUDGETS, Budget
+    from caq.supernet.train import Outputs, TrainConfig
+
+    if args.threads is not None:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    config = TrainConfig(args.epochs, args.batch_size, args.learning_rate, seed=args.seed)
+    budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*pair) for pair in args.budgets]
+    outputs = Outputs(args.checkpoint, args.tensorboard)
+    model = pipeline.train_model(measured, args.model, config, args.widths or DEFAULT_WIDTHS, budgets, outputs)
+    if args.domain is not None:
+        # The weights come from the whole training split: the digest is that of the data as given.
+        origin = {"data_sha256": dataset.sha256, "test_domain": args.domain}
+        model = replace(model, provenance={**model.provenance, **origin})
+    artifact.save(model, args.out)
+    return report(model, args.out, output)
+
+
+def check_writable(path: Path) -> None:
+    """Raises ConfigError if a file could not be written to `path`: hours of training must not end with that."""
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file in it")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path.parent}: no file can be written there: {error.strerror}") from error
+
+
+def report(model: Model, path: Path, output: Output) -> dict[str, Any]:
+    """Says what was written, and returns it for `--json`."""
+    records = describe_points(model.graph, model.points)
+    size = path.stat().st_size
+    print_points(output, f"{path}: {size} bytes", records)
+    return {"artifact": str(path), "file_bytes": size, "task": model.task, "points": records}
+
+
+def _widths(text: str) -> list[int]:
+    return sorted({whole(1, 8)(part) for part in text.split(",")})
+
+
+def _budgets(text: str) -> list[tuple[str, float]]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    try:
+        budgets = [(name.strip(), float(share)) for name, _, share in pairs]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write it like saver=0.22,full=1") from None
+    if len(dict(budgets)) != len(budgets):
+        raise argparse.ArgumentTypeError(f"{text!r}: a name stands there twice")
+    return budgets
