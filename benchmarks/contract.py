@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from caq import artifact
-from caq.artifact import Model
 from caq.data import Dataset, from_arrays
 from caq.engine import Engine
+from caq.model import Model
 from caq.supernet.conversion import convert
 from caq.supernet.lower import Lowered, lower
 from caq.supernet.network import Supernet

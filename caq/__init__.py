@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import logging
 
-from caq.artifact import Model, OperatingPoint, load, save
+from caq.artifact import load, save
 from caq.engine import Engine
 from caq.errors import CaqError
+from caq.model import Model, OperatingPoint
 from caq.runtime import Runtime
 
 __version__ = "0.1.0"

@@ -45,91 +45,31 @@ import base64
 import hashlib
 import io
 import itertools
-import json
 import math
 import os
-import re
 import reprlib
 import stat
 import tempfile
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.errors import CaqError, DataError, FormatError, IntegrityError, SchemaError, VersionError
-from caq.graph import MAX_OPS, Assignment, Cost, Graph, LayerWidths, Op
+from caq.errors import CaqError, FormatError, IntegrityError, SchemaError, VersionError
+from caq.manifest import VERSION, Manifest, manifest_bytes, point_to_json
+from caq.model import Model
 from caq.plan import Parameters
 from caq.quant import plane_bytes
-from caq.scaling import RAW_RANGES, InputScaling
+from caq.scaling import InputScaling
+from caq.strict_json import as_ints, dump, parse
 
-VERSION = 1
 MAX_HEADER_BYTES = 2**16
 #: Parsed JSON takes up to thirty times its length, so this bounds what a small file can make a loader allocate.
 MAX_MANIFEST_BYTES = 2**20
-MAX_POINTS = 1024
 MAX_SETS = 1024
-MAX_NAME = 256
-MAX_LABELS = 2**16
-TASKS = {"classify": "accuracy", "reconstruct": "r2"}
 DTYPES = {"U8": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "F32": np.float32}
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A named assignment with what was measured at it.
-
-    score: of `metric` ("accuracy", 0..1, or "r2") on `samples` test samples, run in integers. parameter_set: row of the
-    parameters that were re-estimated for this point; None where the widths' own rows serve.
-    """
-
-    name: str
-    assignment: Assignment
-    score: float
-    metric: str
-    samples: int
-    cost: Cost
-    parameter_set: int | None = None
-
-
-@dataclass(frozen=True)
-class Model:
-    """All that a `.caq` file holds.
-
-    planes: (w, graph.plane_bytes) uint8, most significant first; w is below 8 when only narrower widths were read.
-    sample_shape: of one sample in the data's own layout.
-    """
-
-    graph: Graph
-    parameters: Parameters
-    planes: NDArray[np.uint8]
-    scaling: InputScaling
-    sample_shape: tuple[int, ...]
-    points: tuple[OperatingPoint, ...]
-    label_names: tuple[str, ...]
-    task: str
-    provenance: dict[str, str | int | float]
-
-    def encode(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int8], bool]:
-        """Input codes (N, H, W, C) int8 of one sample or a batch, and whether it was one sample.
-
-        Raises DataError on another shape or dtype, on NaN and on infinity.
-        """
-        shapes = [self.sample_shape]
-        if self.sample_shape[-1] == 1 and len(self.sample_shape) == 3:
-            shapes.append(self.sample_shape[:2])
-        try:
-            x = np.asarray(x)
-        except ValueError as e:
-            raise DataError(f"samples of shape {self.sample_shape} are expected, not a ragged list: {e}") from None
-        single = x.shape in shapes
-        if not single and (x.shape[1:] not in shapes or len(x) == 0):
-            raise DataError(f"samples of shape {self.sample_shape}, or a batch of them, are expected, not {x.shape}")
-        codes = self.scaling.encode(x.reshape(-1, *self.sample_shape))
-        return codes.reshape(-1, *self.graph.input_shape), single
 
 
 def save(model: Model, path: str | Path) -> None:
@@ -160,7 +100,7 @@ def dumps(model: Model) -> bytes:
     Raises ArtifactError on a model that breaks a rule of the format.
     """
     tensors = _tensors(model)
-    manifest = _manifest_json(
+    manifest = manifest_bytes(
         {
             "version": VERSION,
             "task": model.task,
@@ -172,7 +112,7 @@ def dumps(model: Model) -> bytes:
             },
             "widths": list(model.graph.widths),
             "ops": [op.to_json() for op in model.graph.ops],
-            "points": [_point_to_json(p, model.graph) for p in model.points],
+            "points": [point_to_json(p, model.graph) for p in model.points],
             "labels": list(model.label_names),
             "provenance": model.provenance,
             "sha256": {name: _digest(a.tobytes()) for name, a in tensors.items()},
@@ -233,7 +173,7 @@ class Reader:
             raw = self._bytes(self.tensors["manifest"])
             if _digest(raw) != digest:
                 raise IntegrityError("the manifest's SHA-256 does not match the header's")
-            self.manifest = _Manifest(_parse(raw, "manifest"))
+            self.manifest = Manifest(parse(raw, "manifest"))
             self._check_tensors()
         except CaqError as e:
             self._file.close()
@@ -308,7 +248,7 @@ class Reader:
         if not 0 < length <= min(MAX_HEADER_BYTES, self.file_bytes - 8):
             raise FormatError(f"a header of {length} bytes does not fit the file or the limit of {MAX_HEADER_BYTES}")
         raw = self._file.read(length)
-        header = _parse(raw, "header")
+        header = parse(raw, "header")
         metadata = header.get("__metadata__")
         if not isinstance(metadata, dict) or "caq" not in metadata:
             raise FormatError("no caq metadata in the header: this is not a .caq file")
@@ -369,61 +309,6 @@ class Reader:
         return np.frombuffer(raw, np.dtype(DTYPES[t.dtype]).newbyteorder("<")).reshape(t.shape)
 
 
-class _Manifest:
-    """The manifest's fields, checked."""
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        keys = {"version", "task", "input", "widths", "ops", "points", "labels", "provenance", "sha256"}
-        # First, because another version may have other keys.
-        if "version" in data and (type(data["version"]) is not int or data["version"] != VERSION):
-            raise VersionError(f"manifest version {reprlib.repr(data['version'])}; this caq reads version {VERSION}")
-        _keys(data, "manifest", keys)
-        self.task = _choice(data["task"], "task", TASKS)
-        source = _keys(data["input"], "input", {"sample", "shape", "dtype", "step"})
-        shape, self.sample_shape = _ints(source["shape"], "input.shape"), _ints(source["sample"], "input.sample")
-        if not all(size > 0 for size in self.sample_shape) or math.prod(shape) != math.prod(self.sample_shape):
-            raise SchemaError(f"input: samples {self.sample_shape} do not fill {shape}")
-        self.dtype = _choice(source["dtype"], "input.dtype", RAW_RANGES)
-        self.step = _number(source["step"], "input.step")
-        ops = tuple(Op.from_json(f"ops[{i}]", op) for i, op in enumerate(_list(data["ops"], "ops", MAX_OPS)))
-        for i, op in enumerate(ops):
-            if op.name:
-                _text(op.name, f"ops[{i}].name", MAX_NAME)
-        self.graph = Graph(shape, ops, _ints(data["widths"], "widths"))  # type: ignore[arg-type]  # it checks the length
-        points = _list(data["points"], "points", MAX_POINTS)
-        self.points = tuple(self._point(f"points[{i}]", p) for i, p in enumerate(points))
-        if not points or len({p.name for p in self.points}) != len(points):
-            raise SchemaError("points: at least one, and each of its own name")
-        self.labels = tuple(_text(v, "labels", MAX_NAME) for v in _list(data["labels"], "labels", MAX_LABELS))
-        if self.labels and len(self.labels) != math.prod(self.graph.shapes[-1]):
-            raise SchemaError(f"labels: {len(self.labels)} for {math.prod(self.graph.shapes[-1])} outputs")
-        self.provenance = _object(data["provenance"], "provenance")
-        if not all(isinstance(v, str) or type(v) in (int, float) for v in self.provenance.values()):
-            raise SchemaError("provenance: strings and numbers only")
-        self.sha256 = _object(data["sha256"], "sha256")
-
-    def _point(self, at: str, data: object) -> OperatingPoint:
-        p = _object(data, at)
-        _keys({k: v for k, v in p.items() if k != "set"}, at, {"name", "w", "a", "score", "samples", "cost"})
-        name = _text(p["name"], f"{at}.name", MAX_NAME)
-        weight, activation = (_text(p[k], f"{at}.{k}", MAX_OPS) for k in ("w", "a"))
-        if len(weight) != len(activation) or not (weight + activation).isascii() or not (weight + activation).isdigit():
-            raise SchemaError(f"{at}: w and a are as many digits as the model has layers")
-        assignment = tuple(LayerWidths(int(w), int(a)) for w, a in zip(weight, activation, strict=True))
-        try:
-            self.graph.check_assignment(assignment)
-        except CaqError as e:
-            raise SchemaError(f"{at}: {e}") from None
-        cost = self.graph.cost(assignment)
-        if _ints(p["cost"], f"{at}.cost") != (cost.weight_bytes, cost.bit_macs):
-            raise SchemaError(f"{at}.cost: {p['cost']}, the graph costs {[cost.weight_bytes, cost.bit_macs]}")
-        score, samples = _number(p["score"], f"{at}.score"), _count(p["samples"], f"{at}.samples")
-        if score > 1 or (score < 0 and self.task == "classify"):
-            raise SchemaError(f"{at}.score: {score} is no {TASKS[self.task]}")
-        own_set = _count(p["set"], f"{at}.set") if "set" in p else None
-        return OperatingPoint(name, assignment, score, TASKS[self.task], samples, cost, own_set)
-
-
 def _tensors(model: Model) -> dict[str, NDArray[Any]]:
     """The tensors by name, in the file's order, little-endian and contiguous.
 
@@ -446,29 +331,6 @@ def _tensors(model: Model) -> dict[str, NDArray[Any]]:
     return {n: np.ascontiguousarray(a, np.dtype(DTYPES[d]).newbyteorder("<")) for n, (a, d) in arrays.items()}
 
 
-def _manifest_json(manifest: dict[str, Any]) -> bytes:
-    try:
-        return _json(manifest)
-    except (TypeError, ValueError, RecursionError) as e:
-        raise SchemaError(f"a score or a value of the provenance is not JSON: {e}") from None
-
-
-def _point_to_json(p: OperatingPoint, graph: Graph) -> dict[str, Any]:
-    try:
-        graph.check_assignment(p.assignment)  # only then every width is one digit
-    except CaqError as e:
-        raise SchemaError(f"point {p.name!r}: {e}") from None
-    data: dict[str, Any] = {
-        "name": p.name,
-        "w": "".join(str(v.weight) for v in p.assignment),
-        "a": "".join(str(v.activation) for v in p.assignment),
-        "score": p.score,
-        "samples": p.samples,
-        "cost": [p.cost.weight_bytes, p.cost.bit_macs],
-    }
-    return data if p.parameter_set is None else {**data, "set": p.parameter_set}
-
-
 def _open_regular(path: Path) -> BinaryIO:
     """Opens a regular file. A pipe or device is refused, and without waiting for its other end."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -489,7 +351,7 @@ def _tensor(name: str, entry: object, position: int, start: int) -> Tensor:
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         raise FormatError(f"tensor {name!r}: dtype {reprlib.repr(entry['dtype'])} is none of {', '.join(DTYPES)}")
     try:
-        shape, offsets = _ints(entry["shape"], "shape"), _ints(entry["data_offsets"], "data_offsets")
+        shape, offsets = as_ints(entry["shape"], "shape"), as_ints(entry["data_offsets"], "data_offsets")
     except SchemaError as e:
         raise FormatError(f"tensor {name!r}: {e}") from None
     nbytes = math.prod(shape) * np.dtype(DTYPES[entry["dtype"]]).itemsize
@@ -504,79 +366,5 @@ def _digest(raw: bytes) -> str:
 
 
 def _header_bytes(header: dict[str, Any]) -> bytes:
-    raw = _json(header)
+    raw = dump(header)
     return raw + b" " * (-len(raw) % 8)
-
-
-def _json(data: object) -> bytes:
-    return json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
-
-
-def _parse(raw: bytes, where: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise FormatError(f"the {where} repeats a key")
-        return dict(pairs)
-
-    def refuse(constant: str) -> NoReturn:
-        raise FormatError(f"the {where} holds {constant[:40]}")
-
-    def finite(number: str) -> float:
-        return float(number) if math.isfinite(float(number)) else refuse(number)
-
-    try:
-        data = json.loads(raw.decode("ascii"), object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
-    except FormatError:
-        raise
-    except (ValueError, RecursionError) as e:
-        raise FormatError(f"the {where} is not JSON in ASCII: {e}") from None
-    if not isinstance(data, dict):
-        raise FormatError(f"the {where} is not a JSON object")
-    return data
-
-
-def _object(data: object, at: str) -> dict[str, Any]:
-    return _typed(data, at, dict, "an object", lambda _: True)
-
-
-def _keys(data: object, at: str, keys: set[str]) -> dict[str, Any]:
-    found = set(_object(data, at))
-    if found != keys:
-        unknown = reprlib.repr(sorted(found - keys))
-        raise SchemaError(f"{at}: missing keys {sorted(keys - found)}, unknown keys {unknown}")
-    return data  # type: ignore[return-value]
-
-
-def _list(data: object, at: str, most: int) -> list[Any]:
-    return _typed(data, at, list, f"a list of at most {most}", lambda d: len(d) <= most)
-
-
-def _text(data: object, at: str, most: int) -> str:
-    """A text that can be printed and encoded: no control characters, no lone surrogates."""
-    good: Callable[[str], bool] = lambda d: 0 < len(d) <= most and not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", d)  # noqa: E731
-    return _typed(data, at, str, f"a text of 1 to {most} characters, all printable,", good)
-
-
-def _choice(data: object, at: str, known: Iterable[str]) -> str:
-    return _typed(data, at, str, f"one of {', '.join(known)}", lambda d: d in known)
-
-
-def _count(data: object, at: str) -> int:
-    return _typed(data, at, int, "a count", lambda d: type(d) is int and 0 <= d < 2**63)
-
-
-def _ints(data: object, at: str) -> tuple[int, ...]:
-    good: Callable[[Any], bool] = lambda d: 0 < len(d) <= 8 and all(type(v) is int and abs(v) < 2**63 for v in d)  # noqa: E731
-    return tuple(_typed(data, at, list, "a list of 1 to 8 integers", good))
-
-
-def _number(data: object, at: str) -> float:
-    # A comparison, because an integer of 400 digits has no float.
-    good: Callable[[Any], bool] = lambda d: type(d) is not bool and abs(d) < 1e300  # noqa: E731
-    return float(_typed(data, at, (int, float), "a number", good))
-
-
-def _typed(data: Any, at: str, kind: Any, what: str, good: Callable[[Any], bool]) -> Any:
-    if not isinstance(data, kind) or not good(data):
-        raise SchemaError(f"{at}: {what} is expected, not {reprlib.repr(data)}")
-    return data

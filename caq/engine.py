@@ -14,10 +14,11 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.artifact import Model, OperatingPoint, load
+from caq.artifact import load
 from caq.errors import AssignmentError, nearest
 from caq.graph import Assignment
 from caq.kernels import reference
+from caq.model import Model, OperatingPoint
 from caq.plan import Plan, Step, build_plan
 from caq.quant import requantize
 

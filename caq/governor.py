@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from caq.artifact import OperatingPoint
 from caq.context import Context
 from caq.errors import AssignmentError, ConfigError, nearest
+from caq.model import OperatingPoint
 
 log = logging.getLogger(__name__)
 

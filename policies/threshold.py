@@ -8,10 +8,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from caq.artifact import OperatingPoint
 from caq.context import Context
 from caq.errors import ConfigError, nearest
 from caq.governor import Decision
+from caq.model import OperatingPoint
 from policies.rules import Condition, Rule, Rules, WhenMissing, parse_rules, read_rules
 
 PHONE = Path(__file__).with_name("phone.yaml")

@@ -6,9 +6,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from caq.artifact import OperatingPoint
 from caq.errors import AssignmentError
 from caq.graph import Cost
+from caq.model import OperatingPoint
 
 NAMES = ("saver", "balanced", "full")
 

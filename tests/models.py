@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.artifact import TASKS, Model, OperatingPoint
 from caq.graph import Assignment, Graph, LayerWidths, Op, Shape
+from caq.model import TASKS, Model, OperatingPoint
 from caq.plan import Parameters
 from caq.quant import multiplicand_unit, pack
 from caq.scaling import InputScaling

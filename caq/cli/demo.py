@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq import artifact, data
-from caq.artifact import OperatingPoint
 from caq.cli.arguments import add_seed, whole
 from caq.cli.output import Output, percent
 from caq.cli.points import widest_cost
@@ -26,6 +25,7 @@ from caq.context import RecordedContext
 from caq.engine import Engine
 from caq.errors import MissingExtraError
 from caq.graph import Assignment, Cost
+from caq.model import OperatingPoint
 from caq.runtime import Runtime, Switch
 
 HELP = "train a small model, replay a phone's day, and write a page that shows what the policy did"

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from caq.artifact import TASKS
 from caq.cli.arguments import add_artifact, add_data, add_domain, whole
 from caq.cli.inputs import test_samples
 from caq.cli.output import Output
@@ -15,6 +14,7 @@ from caq.engine import Engine
 from caq.errors import AssignmentError, nearest
 from caq.graph import parse_assignment
 from caq.measure import score
+from caq.model import TASKS
 from caq.plan import Plan
 
 HELP = "measure operating points, or any other widths, on the test split of a data set"

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from caq.artifact import Model, Reader
+from caq.artifact import Reader
 from caq.cli.arguments import add_artifact
 from caq.cli.output import Output, number
 from caq.cli.points import describe_points, print_points
+from caq.model import Model
 
 HELP = "show an artifact's sizes, layers and operating points"
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq import data
-from caq.artifact import Model
 from caq.errors import DataError
+from caq.model import Model
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from caq.artifact import OperatingPoint
 from caq.cli.output import Output, number, percent
 from caq.graph import Assignment, Cost, Graph, LayerWidths
+from caq.model import OperatingPoint
 from caq.quant import TOP_WIDTH
 
 

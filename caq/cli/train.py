@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from caq import artifact, data
-from caq.artifact import Model
 from caq.cli.arguments import add_data, add_domain, add_seed, whole
 from caq.cli.output import Output
 from caq.cli.points import describe_points, print_points
 from caq.errors import ConfigError
+from caq.model import Model
 
 HELP = "train a network for all widths, learn its operating points, and write x.caq"
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import caq
-from caq.artifact import TASKS, Model, OperatingPoint
 from caq.data import Dataset
 from caq.engine import Engine
 from caq.graph import Assignment, Shape
 from caq.measure import score
+from caq.model import TASKS, Model, OperatingPoint
 from caq.scaling import InputScaling
 from caq.supernet import zoo
 from caq.supernet.batches import Samples, training_samples

@@ -1,0 +1,70 @@
+"""What a `.caq` file says, in memory: a model with its operating points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caq.errors import DataError
+from caq.graph import Assignment, Cost, Graph
+from caq.plan import Parameters
+from caq.scaling import InputScaling
+
+#: What a model may be trained for, and how it is scored.
+TASKS = {"classify": "accuracy", "reconstruct": "r2"}
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A named assignment with what was measured at it.
+
+    score: of `metric` ("accuracy", 0..1, or "r2") on `samples` test samples, run in integers. parameter_set: row of the
+    parameters that were re-estimated for this point; None where the widths' own rows serve.
+    """
+
+    name: str
+    assignment: Assignment
+    score: float
+    metric: str
+    samples: int
+    cost: Cost
+    parameter_set: int | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """All that a `.caq` file holds.
+
+    planes: (w, graph.plane_bytes) uint8, most significant first; w is below 8 when only narrower widths were read.
+    sample_shape: of one sample in the data's own layout.
+    """
+
+    graph: Graph
+    parameters: Parameters
+    planes: NDArray[np.uint8]
+    scaling: InputScaling
+    sample_shape: tuple[int, ...]
+    points: tuple[OperatingPoint, ...]
+    label_names: tuple[str, ...]
+    task: str
+    provenance: dict[str, str | int | float]
+
+    def encode(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int8], bool]:
+        """Input codes (N, H, W, C) int8 of one sample or a batch, and whether it was one sample.
+
+        Raises DataError on another shape or dtype, on NaN and on infinity.
+        """
+        shapes = [self.sample_shape]
+        if self.sample_shape[-1] == 1 and len(self.sample_shape) == 3:
+            shapes.append(self.sample_shape[:2])
+        try:
+            x = np.asarray(x)
+        except ValueError as e:
+            raise DataError(f"samples of shape {self.sample_shape} are expected, not a ragged list: {e}") from None
+        single = x.shape in shapes
+        if not single and (x.shape[1:] not in shapes or len(x) == 0):
+            raise DataError(f"samples of shape {self.sample_shape}, or a batch of them, are expected, not {x.shape}")
+        codes = self.scaling.encode(x.reshape(-1, *self.sample_shape))
+        return codes.reshape(-1, *self.graph.input_shape), single
