@@ -1,6 +1,6 @@
 """The integer contract: reference engine and torch's integer simulation, logit for logit.
 
-    python -m benchmarks.contract [--assignments 500] [--samples 2]
+    python -m benchmarks.contract [--assignments 500] [--samples 1]
 
 Every zoo network at its standard shape, with random weights, batch-norm statistics and inputs, goes through lowering,
 the artifact's bytes and the engine's plans on one side, and through `caq.supernet.simulate` on the other: all operating
@@ -95,7 +95,7 @@ def differing_logits(s: Subject, assignments: int, seed: int) -> tuple[int, int]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assignments", type=int, default=500)
-    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     total = 0

@@ -1,4 +1,4 @@
-"""Import time, resident memory and file size of the device side, each measured in fresh processes.
+"""Import time, resident memory and file sizes of the device side; times and memory in fresh processes.
 
     python -m benchmarks.footprint [--runs 7]
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.contract import subject
 from caq import artifact
+from caq.supernet.zoo import MODELS
 
 LOADED = """
 import sys
@@ -47,27 +48,32 @@ def import_ms() -> tuple[float, float]:
     return times["caq"], times["numpy"]
 
 
+def file_sizes(name: str, path: Path) -> dict[str, object]:
+    """Writes a zoo network with all widths and one gate, and tells what its bytes are."""
+    model = subject(name, 0, 1).model
+    artifact.save(model, path)
+    with artifact.Reader(path) as reader:
+        parameters = sum(
+            t.nbytes for name, t in reader.tensors.items() if name != "manifest" and not name.startswith("planes")
+        )
+        return {
+            "file_bytes": reader.file_bytes,
+            "weight_code_bytes": model.graph.weights,
+            "parameter_bytes": parameters,
+            "file_over_codes_and_parameters": round(reader.file_bytes / (model.graph.weights + parameters), 4),
+            "bytes_read": {w: reader.bytes_for(w) for w in model.graph.widths},
+        }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=7)
     args = parser.parse_args()
     imports = [import_ms() for _ in range(args.runs)]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "resnet8.caq"
-        model = subject("resnet8", 0, 1).model
-        artifact.save(model, path)
-        runs = [subprocess.check_output([sys.executable, "-c", LOADED, str(path)], text=True) for _ in range(args.runs)]
-        with artifact.Reader(path) as reader:
-            parameters = sum(
-                t.nbytes for name, t in reader.tensors.items() if name != "manifest" and not name.startswith("planes")
-            )
-            sizes = {
-                "file_bytes": reader.file_bytes,
-                "weight_code_bytes": model.graph.weights,
-                "channel_parameter_bytes": parameters,
-                "file_over_codes_and_parameters": round(reader.file_bytes / (model.graph.weights + parameters), 4),
-                "bytes_read": {w: reader.bytes_for(w) for w in model.graph.widths},
-            }
+        sizes = {name: file_sizes(name, Path(folder) / f"{name}.caq") for name in MODELS}
+        command = [sys.executable, "-c", LOADED, str(Path(folder) / "resnet8.caq")]
+        runs = [subprocess.check_output(command, text=True) for _ in range(args.runs)]
     memory = [[int(v) / 1024 for v in run.split()[:2]] for run in runs]
     result = {
         "command": "python -m benchmarks.footprint",
@@ -78,7 +84,7 @@ def main() -> None:
         "resident_mib_loaded": round(statistics.median(m[0] for m in memory), 1),
         "resident_mib_after_one_inference": round(statistics.median(m[1] for m in memory), 1),
         "unwanted_modules": runs[0].split()[2:],
-        "resnet8": sizes,
+        "files": sizes,
     }
     print(json.dumps(result, indent=1))
     (Path(__file__).parent / "results" / "footprint.json").write_text(json.dumps(result, indent=1) + "\n")

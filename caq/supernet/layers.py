@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from caq.graph import LayerWidths
 from caq.quant import TOP_WIDTH
-from caq.supernet.quantizers import ActivationQuantizer, quantize_weight
+from caq.supernet.quantizers import ActivationQuantizer, choose_activation, quantize_weight
 
 Pair = tuple[int, int]
 
@@ -187,12 +187,10 @@ class SwitchableLayer(Node):
         return self.finish(y)
 
     def _forward_mixed(self, x: Tensor, weight_mix: Tensor, activation_mix: Tensor) -> Tensor:
-        # Terms with a zero weight still count: the gradient of the mix is what a gate learns from.
-        def narrowed(width: int) -> Tensor:
-            return x if width == TOP_WIDTH else self.narrow[str(width)](x)
-
         if not self.reads_input:
-            x = sum((p * narrowed(w) for p, w in zip(activation_mix, self.served, strict=True)), torch.zeros(()))
+            narrow = [self.narrow[str(w)] if str(w) in self.narrow else None for w in self.served]  # noqa: SIM401
+            x = choose_activation(x, activation_mix, narrow)  # type: ignore[arg-type]
+        # Terms with a zero weight still count: the gradient of the mix is what a gate learns from.
         mixed = [
             p * quantize_weight(self.weight, self.log_scale, w) for p, w in zip(weight_mix, self.served, strict=True)
         ]

@@ -43,6 +43,43 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
+class _ChooseActivation(torch.autograd.Function):
+    """The activation at the width that a one-hot mix chooses; every width's value goes into the mix's gradient.
+
+    The straight-through gradients of a hard Gumbel-softmax sample, without keeping all widths from forward to backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mix: Tensor, steps: list[tuple[float, int, int] | None]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.steps, ctx.chosen = steps, int(mix.argmax())
+        return _at(x, steps[ctx.chosen])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (g,) = grads
+        (x,) = ctx.saved_tensors
+        g_mix = torch.stack([_dot(g, _at(x, step)) for step in ctx.steps])
+        chosen = ctx.steps[ctx.chosen]
+        if chosen is None:
+            return g, g_mix, None
+        step, low, high = chosen
+        return g * x.clamp(low * step, high * step).eq_(x), g_mix, None
+
+
+def _at(x: Tensor, step: tuple[float, int, int] | None) -> Tensor:
+    if step is None:
+        return x
+    size, low, high = step
+    return torch.mul(x, 1 / size).add_(0.5).floor_().clamp_(low, high).mul_(size)
+
+
+def choose_activation(x: Tensor, mix: Tensor, quantizers: list[ActivationQuantizer | None]) -> Tensor:
+    """`x` through the quantizer (None: as it is) that the one-hot `mix` (W,) chooses, for learning the mix alone."""
+    steps = [None if q is None else (q.step, q.low, q.high) for q in quantizers]
+    return _ChooseActivation.apply(x, mix, steps)
+
+
 class _QuantizeWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scale: Tensor, width: int) -> Tensor:

@@ -17,7 +17,7 @@ from caq.supernet import convert
 from caq.supernet.batches import Samples
 from caq.supernet.gates import DEFAULT_BUDGETS, Budget, Gate, affordable_cost, relative_cost
 from caq.supernet.pipeline import prepare, train_model
-from caq.supernet.quantizers import ActivationQuantizer, nested_values, quantize_weight, weight_codes
+from caq.supernet.quantizers import ActivationQuantizer, choose_activation, nested_values, quantize_weight, weight_codes
 from caq.supernet.train import Outputs, TrainConfig, accuracy, predict, reestimate_norms, train_float, train_supernet
 
 CONFIG = TrainConfig(epochs=3, batch_size=32, seed=5)
@@ -233,3 +233,24 @@ def test_training_beats_chance_with_one_width(digits: Dataset) -> None:
     train_supernet(supernet, prepared.train, replace(CONFIG, epochs=10), QUIET)
     supernet.set_assignment(supernet.graph.uniform(3))
     assert accuracy(predict(supernet, prepared.train), prepared.train.labels) > 0.8
+
+
+def test_a_chosen_activation_has_the_gradients_of_the_sum_over_all_widths() -> None:
+    torch.manual_seed(0)
+    quantizers = [ActivationQuantizer(w, signed=False).requires_grad_(False) for w in (2, 4)]
+    for quantizer, step in zip(quantizers, (0.7, 0.15), strict=True):
+        quantizer.log_step.fill_(float(np.log(step)))
+    x = torch.randn(2, 3, 4, 5).relu()
+    for chosen in range(3):
+        mix = torch.eye(3)[chosen].clone()
+        inputs = [(x.clone().requires_grad_(), mix.clone().requires_grad_()) for _ in range(2)]
+        (x1, mix1), (x2, mix2) = inputs
+        summed = mix1[0] * quantizers[0](x1) + mix1[1] * quantizers[1](x1) + mix1[2] * x1
+        one = choose_activation(x2, mix2, [*quantizers, None])
+        assert torch.allclose(summed, one, atol=1e-6)
+        weight = torch.randn_like(x)
+        (summed * weight).sum().backward()
+        (one * weight).sum().backward()
+        assert mix1.grad is not None and mix2.grad is not None and x1.grad is not None and x2.grad is not None
+        assert torch.allclose(mix1.grad, mix2.grad, atol=1e-4)
+        assert torch.allclose(x1.grad, x2.grad, atol=1e-6)
