@@ -90,12 +90,8 @@ def _layer_rows(layers: Sequence[dict[str, Any]]) -> list[dict[str, object]]:
             "layer": layer["layer"],
             "weights (out, rows, columns, in)": " x ".join(map(str, layer["weight_shape"])),
             "MACs": number(layer["macs"]),
-            "weight bits": _span(layer["weight_bits"]),
-            "activation bits": _span(layer["activation_bits"]),
+            "weight bits": ",".join(map(str, layer["weight_bits"])),
+            "activation bits": ",".join(map(str, layer["activation_bits"])),
         }
         for layer in layers
     ]
-
-
-def _span(bits: Sequence[int]) -> str:
-    return str(bits[0]) if len(bits) == 1 else f"{bits[0]} to {bits[-1]}"
