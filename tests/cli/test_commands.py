@@ -85,7 +85,7 @@ def test_info(files, call):
     assert [p["score"] for p in found["points"]] == [p.score for p in model.points]
     assert found["layers"][0]["activation_bits"] == [8] and found["layers"][0]["weight_bits"][0] == 2
     text = call("info", files.artifact).out
-    assert f"{sizes['file_bytes']}\n" in text and "2,3,4" in text and "class 0, class 1, class 2" in text
+    assert f"{sizes['file_bytes']}\n" in text and "2,4,8" in text and "class 0, class 1, class 2" in text
 
 
 def run_json(call, files, *options):
