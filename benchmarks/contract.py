@@ -71,7 +71,7 @@ def subject(name: str, seed: int, samples: int) -> Subject:
     points = [("mixed", mixed, len(supernet.widths))]
     points += [(f"w{w}a{w}", supernet.graph.uniform(w), None) for w in supernet.widths]
     config = TrainConfig(epochs=1, seed=seed, task=task_of(name))
-    model = assemble(lowered, data, prepared.scaling, points, config, name)
+    model = assemble(lowered, data, prepared, points, config)
     return Subject(data, supernet, lowered, artifact.loads(artifact.dumps(model)))
 
 

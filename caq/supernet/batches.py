@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -51,11 +53,29 @@ class Samples:
         whole, rest = divmod(len(self), batch_size)
         return max(1, whole + (rest * 2 >= batch_size))
 
-    def plain(self, batch_size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def plain(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches in order, as they are."""
-        for start in range(0, min(len(self), limit or len(self)), batch_size):
+        for start in range(0, len(self), batch_size):
             chosen = slice(start, start + batch_size)
             yield self.codes[chosen].float() * self.step, self.labels[chosen]
+
+    def typical(self, batch_size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of at most `limit` samples from all over the data, not augmented: to take statistics from.
+
+        Data often come sorted by class or person, so neither the first samples nor a batch in order will do.
+        """
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(self))[:limit])
+        # Equal parts, so that no small batch weighs as much as a large one.
+        for chosen in torch.tensor_split(order, max(1, round(len(order) / batch_size))):
+            yield self.codes[chosen].float() * self.step, self.labels[chosen]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of everything that training sees."""
+        digest = hashlib.sha256(repr((tuple(self.codes.shape), self.step, self.shift)).encode())
+        digest.update(self.codes.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
 
     def _shifted(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
         if self.shift == (0, 0):

@@ -151,7 +151,6 @@ def _forever(train: Samples, config: GateConfig) -> Iterator[tuple[Tensor, Tenso
 def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateConfig, task: str) -> Assignment:
     """Learns the assignment of a budget; the supernet's weights stay as they are."""
     most = affordable_cost(supernet.graph, budget.share)
-    torch.manual_seed(config.seed)
     gate = Gate(supernet.graph)
     optimizer = torch.optim.Adam(gate.parameters(), config.learning_rate, betas=(0.9, 0.99))
     trained = {name: p.requires_grad for name, p in supernet.named_parameters()}
@@ -159,7 +158,8 @@ def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateC
     widest = supernet.graph.uniform(supernet.widths[-1])
     multiplier, first = 1.0, None
     batches = _forever(train, config)
-    with progress(f"gate {budget.name}", config.steps, not config.quiet) as advance:
+    with torch.random.fork_rng(devices=[]), progress(f"gate {budget.name}", config.steps, not config.quiet) as advance:
+        torch.manual_seed(config.seed)
         for i in range(config.steps):
             x, _ = next(batches)
             supernet.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import caq
 from caq.data import Dataset
 from caq.engine import Engine
+from caq.errors import ConfigError, DataError
 from caq.graph import Assignment, Shape
 from caq.measure import score
 from caq.model import TASKS, Model, OperatingPoint
@@ -28,8 +30,9 @@ from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms, 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A float network of the zoo beside the data that it eats, encoded."""
+    """A float network beside the data that it eats, encoded."""
 
+    name: str
     network: nn.Module
     scaling: InputScaling
     train: Samples
@@ -37,22 +40,32 @@ class Prepared:
     layout: str
 
     def example(self, count: int = 256) -> Tensor:
-        """The first samples, real-valued, shaped as the network's forward takes them."""
-        return self.as_network_input(next(self.train.plain(count))[0])
+        """Samples from all over the training split, real-valued, shaped as the network's forward takes them."""
+        return self.as_network_input(next(self.train.typical(count, count))[0])
 
     def as_network_input(self, x: Tensor) -> Tensor:
         """(N, C, H, W) as (N, C, H, W), (N, C, T) or (N, F), whatever the network takes."""
         return {"image": x, "series": x.squeeze(2), "vector": x.flatten(1)}[self.layout]
 
 
-def prepare(data: Dataset, name: str, seed: int) -> Prepared:
-    """Builds a zoo network, seeded, for `data`, and encodes the training split for it."""
-    torch.manual_seed(seed)
-    network = zoo.build(name, data.sample_shape, data.num_classes)
-    sample = network.sample_shape
+def prepare(data: Dataset, network: str | nn.Module, seed: int) -> Prepared:
+    """Encodes the training split of `data` for a network of the zoo, built and seeded here, or of the caller's own.
+
+    The caller's network takes images as (N, C, H, W), series as (N, C, T) and vectors as (N, F), standardised by the
+    training split's mean and deviation of each channel. Raises DataError if all samples are the same.
+    """
+    sample, layout = data.sample_shape, data.kind
+    name = network if isinstance(network, str) else type(network).__name__
+    if isinstance(network, str):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            built = zoo.build(network, data.sample_shape, data.num_classes)
+        network, sample, layout = built, built.sample_shape, built.input_layout
     shape: Shape = (*(1,) * (3 - len(sample)), *sample)  # type: ignore[assignment]
     scaling = InputScaling.fit(data.x_train)
-    return Prepared(network, scaling, training_samples(data, scaling, shape), shape, network.input_layout)
+    if not scaling.multiplier.any():
+        raise DataError("x_train: all samples are the same, so there is nothing to learn")
+    return Prepared(name, network, scaling, training_samples(data, scaling, shape), shape, layout)
 
 
 def task_of(name: str) -> str:
@@ -62,31 +75,63 @@ def task_of(name: str) -> str:
 
 def train_model(
     data: Dataset,
-    name: str,
+    network: str | nn.Module,
     config: TrainConfig,
     widths: Sequence[int] = DEFAULT_WIDTHS,
     budgets: Sequence[Budget] = DEFAULT_BUDGETS,
     outputs: Outputs = Outputs(),  # noqa: B008
 ) -> Model:
-    """Trains a zoo network on `data` and returns it as a model with gates and uniform operating points."""
-    config = replace(config, task=task_of(name))
-    prepared = prepare(data, name, config.seed)
+    """Trains a network, of the zoo or the caller's own, on `data` and returns it with its operating points.
+
+    Raises ConfigError on budgets that cannot be told apart, and what `prepare`, `convert` and `train_supernet` raise.
+    """
+    check_names(budgets, widths)
+    if isinstance(network, str):
+        config = replace(config, task=task_of(network))
+    prepared = prepare(data, network, config.seed)
     supernet = convert(prepared.network, prepared.example(), widths)
+    check_outputs(supernet, data, config.task)
     train_supernet(supernet, prepared.train, config, outputs)
-    return finish(supernet, data, prepared.scaling, prepared.train, config, budgets, outputs.quiet, name)
+    return finish(supernet, data, prepared, config, budgets, outputs.quiet)
+
+
+def check_names(budgets: Sequence[Budget], widths: Sequence[int]) -> None:
+    """Raises ConfigError unless every operating point would have a name of its own."""
+    names = [budget.name for budget in budgets] + [uniform_name(width) for width in widths]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"budgets: {', '.join(twice)} would name two operating points; choose other names")
+
+
+def check_outputs(supernet: Supernet, data: Dataset, task: str) -> None:
+    """Raises DataError unless the network has as many outputs as its task needs."""
+    found = math.prod(supernet.graph.shapes[-1])
+    wanted = data.num_classes if task == "classify" else math.prod(supernet.input_shape)
+    if found != wanted:
+        what = "classes in label_names or y_train" if task == "classify" else "values in a sample"
+        raise DataError(f"the network has {found} outputs, the data {wanted} {what}")
+
+
+def uniform_name(width: int) -> str:
+    """The name of the operating point with one width everywhere."""
+    return f"w{width}a{width}"
 
 
 def finish(
     supernet: Supernet,
     data: Dataset,
-    scaling: InputScaling,
-    train: Samples,
+    prepared: Prepared,
     config: TrainConfig,
-    budgets: Sequence[Budget],
-    quiet: bool,
-    name: str,
+    budgets: Sequence[Budget] = DEFAULT_BUDGETS,
+    quiet: bool = False,
 ) -> Model:
-    """Learns the gates of a trained supernet, re-estimates batch norm for every point, lowers, and measures."""
+    """Learns the gates of a trained supernet, re-estimates batch norm for every point, lowers, and measures.
+
+    Scores are measured on the test split, in integers; nothing is chosen by them. Raises ConfigError on budgets that
+    cannot be told apart, DataError if outputs and classes do not match.
+    """
+    check_names(budgets, supernet.widths)
+    check_outputs(supernet, data, config.task)
+    train = prepared.train
     for width in supernet.widths:
         reestimate_norms(supernet, train, supernet.graph.uniform(width))
     points: list[tuple[str, Assignment, int | None]] = []
@@ -100,21 +145,20 @@ def finish(
         points.append((budget.name, assignment, len(supernet.widths) + len(own)))
         own.append((assignment, row))
     for width in reversed(supernet.widths):
-        points.append((f"w{width}a{width}", supernet.graph.uniform(width), None))
+        points.append((uniform_name(width), supernet.graph.uniform(width), None))
     supernet.set_assignment(supernet.graph.uniform(supernet.widths[-1]))
     largest = predict(supernet, train).abs().max()
     supernet.output_step.copy_(largest * 4 / 2**15)
-    model = assemble(lower(supernet, scaling.step, own), data, scaling, points, config, name)
+    model = assemble(lower(supernet, prepared.scaling.step, own), data, prepared, points, config)
     return replace(model, points=tuple(_measured(model, data)))
 
 
 def assemble(
     lowered: Lowered,
     data: Dataset,
-    scaling: InputScaling,
+    prepared: Prepared,
     points: Sequence[tuple[str, Assignment, int | None]],
     config: TrainConfig,
-    name: str,
 ) -> Model:
     """Puts a lowered supernet together with its data's names and the points (name, assignment, own parameter set).
 
@@ -125,7 +169,7 @@ def assemble(
         graph,
         lowered.parameters,
         lowered.planes(),
-        scaling,
+        prepared.scaling,
         data.sample_shape,
         tuple(
             OperatingPoint(point, assignment, 0.0, TASKS[config.task], 0, graph.cost(assignment), row)
@@ -134,7 +178,7 @@ def assemble(
         data.label_names if config.task == "classify" else (),
         config.task,
         {
-            "model": name,
+            "model": prepared.name,
             "data": data.name,
             "data_sha256": data.sha256,
             "seed": config.seed,

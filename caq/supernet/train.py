@@ -11,7 +11,8 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class TrainConfig:
     #: Share of the steps in which the learning rate rises to its peak; it falls to zero as a cosine afterwards.
     warm_up: float = 0.1
     seed: int = 0
+    #: Share of the epochs in which only the widest assignment learns, so that the others learn from a good teacher.
+    joint_from: float = 0.0
     #: Share of the epochs after which what passes between layers is rounded to 8 bits, as it is in integers.
     rounding_from: float = 0.6
     #: "classify" on labels, or "reconstruct" the input.
@@ -50,7 +53,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2 or not 0 < self.learning_rate < 1:
-            raise ConfigError(f"epochs >= 1, batch_size >= 2 and 0 < learning_rate < 1 are needed, not {self}")
+            given = f"{self.epochs}, {self.batch_size} and {self.learning_rate}"
+            raise ConfigError(f"epochs >= 1, batch_size >= 2 and 0 < learning_rate < 1 are needed, not {given}")
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,14 @@ def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outp
     """Trains `supernet` in place. Raises TrainingError if a checkpoint belongs to other settings."""
     widest = supernet.graph.uniform(supernet.widths[-1])
     others = supernet.widths[1:-1]
+    joint = True
 
     def step(x: Tensor, y: Tensor, rng: np.random.Generator) -> float:
         supernet.set_assignment(widest)
         logits = supernet(x)
         loss = task_loss(config.task, logits, x, y)
         loss.backward()
-        if len(supernet.widths) == 1:
+        if len(supernet.widths) == 1 or not joint:
             return float(loss.detach())
         target = logits.detach()
         uniform = others and rng.integers(2) == 0
@@ -95,9 +100,11 @@ def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outp
         return float(loss.detach())
 
     def begin(epoch: int) -> None:
-        first = math.ceil(config.rounding_from * config.epochs)
+        nonlocal joint
+        joint = epoch >= int(config.joint_from * config.epochs)
+        first = min(math.ceil(config.rounding_from * config.epochs), config.epochs - 1)
         if epoch == first:
-            supernet.fit_steps(next(train.plain(512))[0], narrow=False)
+            supernet.fit_steps(next(train.typical(512, 512))[0], narrow=False)
         supernet.set_rounding(epoch >= first)
 
     _train(supernet, train, config, outputs, step, begin)
@@ -141,11 +148,36 @@ def _train(
     step: StepFunction,
     begin: Callable[[int], None],
 ) -> None:
+    with _deterministic():
+        _run(model, train, config, outputs, step, begin)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Deterministic algorithms, and torch's own random state as the caller left it afterwards."""
+    fill, was = torch.utils.deterministic, torch.are_deterministic_algorithms_enabled()
+    filling = fill.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory guards against reading it, which nothing here does, and costs a tenth of the time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    fill.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(was)
+        fill.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
+
+
+def _run(
+    model: nn.Module,
+    train: Samples,
+    config: TrainConfig,
+    outputs: Outputs,
+    step: StepFunction,
+    begin: Callable[[int], None],
+) -> None:
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), config.learning_rate)
-    start = _resume(outputs.checkpoint, model, optimizer, config)
+    start = _resume(outputs.checkpoint, model, optimizer, config, train)
     steps = train.batches(config.batch_size)
     writer = _writer(outputs.tensorboard)
     model.train()
@@ -171,7 +203,7 @@ def _train(
             if writer is not None:
                 writer.add_scalar("loss/widest", total / steps, epoch)
                 writer.add_scalar("learning_rate", optimizer.param_groups[0]["lr"], epoch)
-            _save(outputs.checkpoint, model, optimizer, config, epoch + 1)
+            _save(outputs.checkpoint, model, optimizer, _identity(model, config, train), epoch + 1)
     if writer is not None:
         writer.close()
     model.eval()
@@ -192,19 +224,17 @@ def _learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
 
 
-def _identity(model: nn.Module, config: TrainConfig) -> str:
+def _identity(model: nn.Module, config: TrainConfig, train: Samples) -> str:
     """What a checkpoint must agree with to be resumed."""
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    return json.dumps([asdict(config), shapes], sort_keys=True)
+    return json.dumps([asdict(config), shapes, train.sha256], sort_keys=True)
 
 
-def _save(
-    path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, done: int
-) -> None:
+def _save(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str, done: int) -> None:
     if path is None:
         return
     state = {
-        "identity": _identity(model, config),
+        "identity": identity,
         "epochs": done,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -218,14 +248,18 @@ def _save(
     os.replace(temporary, path)
 
 
-def _resume(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig) -> int:
+def _resume(
+    path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, train: Samples
+) -> int:
     """Loads a checkpoint if there is one; returns the number of epochs it has behind it."""
     if path is None or not path.exists():
         return 0
     try:
         state = torch.load(path, weights_only=True)
-        if state["identity"] != _identity(model, config):
-            raise TrainingError(f"{path} is of another model or configuration; remove it, or resume with its settings")
+        if state["identity"] != _identity(model, config, train):
+            raise TrainingError(
+                f"{path} is of another model, data set or configuration; remove it, or resume with its settings"
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["epochs"])
@@ -254,7 +288,7 @@ def reestimate_norms(supernet: Supernet, data: Samples, assignment: Assignment, 
     norms = [layer.norm for layer in supernet.layers if layer.norm is not None]
     supernet.set_assignment(assignment, row)
     supernet.train()
-    for i, (x, _) in enumerate(data.plain(256, limit=4096)):
+    for i, (x, _) in enumerate(data.typical(256, limit=4096)):
         for norm in norms:
             norm.momentum = 1 / (i + 1)
         supernet(x)

@@ -11,7 +11,7 @@ import torch
 
 from caq import artifact
 from caq.data import Dataset, load
-from caq.errors import ConfigError, TrainingError
+from caq.errors import ConfigError, DataError, TrainingError
 from caq.graph import LayerWidths
 from caq.supernet import convert
 from caq.supernet.batches import Samples
@@ -71,8 +71,10 @@ def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_refused(digits: Data
     checkpoint = tmp_path / "checkpoint.pt"
     config = replace(CONFIG, epochs=1)
     trained(digits, config, Outputs(checkpoint, quiet=True))
-    with pytest.raises(TrainingError, match=r"checkpoint\.pt is of another model or configuration"):
-        trained(digits, replace(config, learning_rate=1e-3), Outputs(checkpoint, quiet=True))
+    other = replace(digits, y_train=(digits.y_train + 1) % 10)
+    for data, settings in ((digits, replace(config, learning_rate=1e-3)), (other, config)):
+        with pytest.raises(TrainingError, match=r"checkpoint\.pt is of another model, data set or configuration"):
+            trained(data, settings, Outputs(checkpoint, quiet=True))
     raw = checkpoint.read_bytes()
     for damaged in (b"", raw[:100], raw[: len(raw) // 2]):
         checkpoint.write_bytes(damaged)
@@ -254,3 +256,53 @@ def test_a_chosen_activation_has_the_gradients_of_the_sum_over_all_widths() -> N
         assert mix1.grad is not None and mix2.grad is not None and x1.grad is not None and x2.grad is not None
         assert torch.allclose(mix1.grad, mix2.grad, atol=1e-4)
         assert torch.allclose(x1.grad, x2.grad, atol=1e-6)
+
+
+def test_statistics_do_not_depend_on_the_order_of_the_data(digits: Dataset) -> None:
+    order = np.argsort(digits.y_train, kind="stable")
+    means = []
+    for data in (digits, replace(digits, x_train=digits.x_train[order], y_train=digits.y_train[order])):
+        prepared = prepare(data, "mlp", 0)
+        supernet = convert(prepared.network, prepared.example(), (2, 8))
+        reestimate_norms(supernet, prepared.train, supernet.graph.uniform(8))
+        norm = supernet.layers[0].norm
+        assert norm is not None
+        means.append(norm.mean[1].clone())
+    assert (means[0] - means[1]).abs().max() < 0.02
+    labels = torch.cat([y for _, y in prepared.train.typical(100, 100)])
+    assert len(labels) == 100 and len(labels.unique()) == 10
+
+
+@pytest.mark.parametrize("count", [257, 513])
+def test_no_batch_of_one_is_left_over(digits: Dataset, count: int) -> None:
+    x, y = np.resize(digits.x_train, (count, 8, 8, 1)), np.resize(digits.y_train, count)
+    model = train_model(replace(digits, x_train=x, y_train=y), "mlp", replace(CONFIG, epochs=1), (2, 8), (), QUIET)
+    assert len(model.points) == 2
+
+
+def test_what_would_fail_at_the_end_fails_at_the_start(digits: Dataset) -> None:
+    with pytest.raises(ConfigError, match="w8a8 would name two"):
+        train_model(digits, "mlp", CONFIG, budgets=(Budget("w8a8", 0.5),), outputs=QUIET)
+    with pytest.raises(DataError, match="network has 7 outputs, the data 10"):
+        train_model(digits, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7)), CONFIG, outputs=QUIET)
+    with pytest.raises(DataError, match="all samples are the same"):
+        train_model(replace(digits, x_train=np.full_like(digits.x_train, 3)), "mlp", CONFIG, outputs=QUIET)
+
+
+def test_training_leaves_torch_as_it_was(digits: Dataset) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    trained(digits, replace(CONFIG, epochs=1))
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_network_of_ones_own_without_batch_norm(digits: Dataset) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 10)
+    )
+    model = train_model(digits, network, TrainConfig(epochs=8, batch_size=32), (2, 4, 8), outputs=QUIET)
+    assert model.provenance["model"] == "Sequential"
+    assert {p.name: p for p in model.points}["w8a8"].score > 0.8
