@@ -18,11 +18,11 @@ def commands(data: Path | None) -> list[list[str]]:
         ["benchmarks.nested_codes"],
         ["benchmarks.contract"],
         ["benchmarks.footprint"],
-        [accuracy, "--data", "digits", "--model", "resnet8", "--epochs", "30", "--alone"],
+        [accuracy, "--data", "digits", "--model", "resnet8", "--epochs", "20", "--alone", "--bars"],
     ]
     sets = {
-        "usc_had.npz": ["inception_time", "--epochs", "6"],
-        "kws12.npz": ["ds_cnn", "--epochs", "15", "--domain", "0"],
+        "usc_had.npz": ["inception_time", "--epochs", "4"],
+        "kws12.npz": ["ds_cnn", "--epochs", "12", "--domain", "0"],
     }
     for name, arguments in sets.items():
         if data is not None and (data / name).exists():

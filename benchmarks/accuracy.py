@@ -1,8 +1,8 @@
 """Accuracy of one supernet at every width and gate, beside the float network and networks trained for one width.
 
-    python -m benchmarks.accuracy --data digits --model resnet8 --epochs 30 --alone
-    python -m benchmarks.accuracy --data kws12.npz --model ds_cnn --epochs 20 --domain 0
-    python -m benchmarks.accuracy --data usc_had.npz --model resnet8 --epochs 20
+    python -m benchmarks.accuracy --data digits --model resnet8 --epochs 20 --alone --bars
+    python -m benchmarks.accuracy --data kws12.npz --model ds_cnn --epochs 12 --domain 0
+    python -m benchmarks.accuracy --data usc_had.npz --model inception_time --epochs 4
 
 Same network, initial weights, data, augmentation, epochs and schedule in every row. Every quantized figure is measured
 on the test split by the integer reference engine; the float row is the float network's. No row chooses anything by the
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -108,7 +109,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return result
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="digits, or a .npz")
     parser.add_argument("--model", required=True)
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--domain", type=int, help="test only on this domain")
     parser.add_argument("--alone", action="store_true", help="also train a network for each width alone")
+    parser.add_argument("--bars", action="store_true", help="fail if a width is too far below fp32 or itself alone")
     parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"))
     args = parser.parse_args()
 
@@ -124,13 +126,14 @@ def main() -> None:
     if args.domain is not None:
         x, y = data.domain(args.domain)
         data = replace(data, x_test=x, y_test=y, domain_test=None)
-    cache = args.cache / f"{data.name}-{args.model}-{args.epochs}-{args.batch_size}"
+    cache = args.cache / f"{data.name}-{data.sha256[:8]}-{args.model}-{args.epochs}-{args.batch_size}"
     cache.mkdir(parents=True, exist_ok=True)
     rows = [run_seed(data, args, seed, cache) for seed in args.seeds]
     command = f"python -m benchmarks.accuracy --data {Path(args.data).name} --model {args.model} --epochs {args.epochs}"
     command += f" --batch-size {args.batch_size} --seeds {' '.join(map(str, args.seeds))}"
     command += f" --domain {args.domain}" if args.domain is not None else ""
     command += " --alone" if args.alone else ""
+    command += " --bars" if args.bars else ""
     summary = {
         "command": command,
         "train_config": asdict(TrainConfig(epochs=args.epochs, batch_size=args.batch_size)),
@@ -146,6 +149,23 @@ def main() -> None:
     (RESULTS / f"{stem}.json").write_text(json.dumps(summary, indent=1) + "\n")
     (RESULTS / f"{stem}.md").write_text(markdown(summary))
     print(markdown(summary))
+    missed = missed_bars(summary["table"]) if args.bars else []
+    for line in missed:
+        print(f"missed: {line}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def missed_bars(rows: list[dict[str, Any]]) -> list[str]:
+    """What --bars asks of the means: how far below fp32, and below the same width trained alone, a width may be."""
+    mean = {row["row"]: row["mean"] for row in rows}
+    missed = []
+    for width in DEFAULT_WIDTHS:
+        name, below = f"w{width}a{width}", 0.5 if width >= 4 else 1.5
+        references = {"fp32": below, f"{name} alone": 0.5}
+        for reference, most in references.items():
+            if reference in mean and mean[name] < mean[reference] - most:
+                missed.append(f"{name} has {mean[name]}, more than {most} below {reference} with {mean[reference]}")
+    return missed
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -163,4 +183,4 @@ def markdown(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,19 +2,22 @@
 
     python -m benchmarks.contract [--assignments 500] [--samples 1]
 
-Every zoo network at its standard shape, with random weights, batch-norm statistics and inputs, goes through lowering,
-the artifact's bytes and the engine's plans on one side, and through `caq.supernet.simulate` on the other: all operating
-points and random assignments. Prints how many logits differ (0 is right) and fails if any does.
+Every zoo network at its standard shape, and some whose outputs have positions, with random weights, batch-norm
+statistics and inputs, goes through lowering, the artifact's bytes and the engine's plans on one side, and through
+`caq.supernet.simulate` on the other: all operating points and random assignments. Prints how many logits differ (0 is
+right) and fails if any does.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from caq import artifact
 from caq.data import Dataset, from_arrays
@@ -36,7 +39,33 @@ SHAPES = {
     "autoencoder": (640,),
     "inception_time": (128, 6),
     "mlp": (8, 8, 1),
+    "image_autoencoder": (8, 10, 3),
+    "segmentation": (8, 10, 3),
+    "series_filter": (24, 5),
 }
+
+#: Networks whose outputs have positions; they eat images (N, C, H, W) or series (N, C, T).
+POSITIONAL: dict[str, Callable[[], nn.Module]] = {
+    "image_autoencoder": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 4 * 5, 16),
+        nn.ReLU(),
+        nn.Linear(16, 6 * 8 * 10),
+        nn.ReLU(),
+        nn.Unflatten(1, (6, 8, 10)),
+        nn.Conv2d(6, 3, 3, padding=1),
+    ),
+    "segmentation": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.MaxPool2d(2)
+    ),
+    "series_filter": lambda: nn.Sequential(
+        nn.Conv1d(5, 8, 3, padding=1, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 5, 5, padding=2)
+    ),
+}
+NETWORKS = (*MODELS, *POSITIONAL)
 
 
 @dataclass(frozen=True)
@@ -50,12 +79,16 @@ class Subject:
 
 
 def subject(name: str, seed: int, samples: int) -> Subject:
-    """A zoo network with random parameters, every width's own, and one operating point with its own statistics."""
+    """A network with random parameters, every width's own, and one operating point with its own statistics."""
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 256, (16, *SHAPES[name])).astype(np.uint8)
     y = np.arange(16) % 4
-    data = from_arrays(name, {"x_train": x, "y_train": y, "x_test": x[:samples], "y_test": y[:samples]})
-    prepared = prepare(data, name, seed)
+    arrays = {"x_train": x, "y_train": y, "x_test": x[:samples], "y_test": y[:samples]}
+    if x.ndim == 3:
+        arrays["kind"] = np.array("series")
+    data = from_arrays(name, arrays)
+    torch.manual_seed(seed)
+    prepared = prepare(data, POSITIONAL[name]() if name in POSITIONAL else name, seed)
     supernet = convert(prepared.network, prepared.example())
     rows = []
     with torch.no_grad():
@@ -70,7 +103,7 @@ def subject(name: str, seed: int, samples: int) -> Subject:
     lowered = lower(supernet, prepared.scaling.step, [(mixed, rows[0])])
     points = [("mixed", mixed, len(supernet.widths))]
     points += [(f"w{w}a{w}", supernet.graph.uniform(w), None) for w in supernet.widths]
-    config = TrainConfig(epochs=1, seed=seed, task=task_of(name))
+    config = TrainConfig(epochs=1, seed=seed, task="reconstruct" if name in POSITIONAL else task_of(name))
     model = assemble(lowered, data, prepared, points, config)
     return Subject(data, supernet, lowered, artifact.loads(artifact.dumps(model)))
 
@@ -99,7 +132,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     total = 0
-    for name in MODELS:
+    for name in NETWORKS:
         differing, compared = differing_logits(subject(name, args.seed, args.samples), args.assignments, args.seed)
         total += differing
         print(f"{name:18} {compared:9,} logits compared, {differing} differ", flush=True)

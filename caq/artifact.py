@@ -57,10 +57,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.errors import CaqError, FormatError, IntegrityError, SchemaError, VersionError
+from caq.errors import CaqError, ConfigError, FormatError, IntegrityError, SchemaError, VersionError
 from caq.manifest import VERSION, Manifest, manifest_bytes, point_to_json
 from caq.model import Model
-from caq.plan import Parameters
+from caq.plan import Parameters, naming
 from caq.quant import plane_bytes
 from caq.scaling import InputScaling
 from caq.strict_json import as_ints, dump, parse
@@ -73,9 +73,15 @@ DTYPES = {"U8": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "F32"
 
 
 def save(model: Model, path: str | Path) -> None:
-    """Writes `model` to `path` so that a crash leaves the old file or the new one, never a part of it."""
-    path = Path(path)
+    """Writes `model` to `path` so that a crash leaves the old file or the new one, never a part of it.
+
+    Raises ArtifactError on a model that breaks a rule of the format, ConfigError if `path` is a folder. Other OSErrors
+    pass through: FileNotFoundError for a folder that does not exist, PermissionError, a disk that is full.
+    """
     data = dumps(model)
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file in it")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as f:
@@ -97,8 +103,20 @@ def save(model: Model, path: str | Path) -> None:
 def dumps(model: Model) -> bytes:
     """The bytes of `model`'s file; the same model gives the same bytes.
 
-    Raises ArtifactError on a model that breaks a rule of the format.
+    Raises ArtifactError on a model that breaks a rule of the format, ConfigError on what is no model.
     """
+    if not isinstance(model, Model):
+        raise ConfigError(f"a caq.Model is expected, not {type(model).__name__}")
+    name = "this model cannot be saved"
+    with naming(name):
+        data = _bytes_of(model)
+    # What this module writes, it reads: a model that breaks a rule is refused here.
+    with Reader(io.BytesIO(data), name) as reader:
+        reader.model()
+    return data
+
+
+def _bytes_of(model: Model) -> bytes:
     tensors = _tensors(model)
     manifest = manifest_bytes(
         {
@@ -127,17 +145,20 @@ def dumps(model: Model) -> bytes:
         header[name] = {"dtype": codes[a.dtype], "shape": list(a.shape), "data_offsets": [end, end + a.nbytes]}
         end += a.nbytes
     head = _header_bytes(header)
-    data = len(head).to_bytes(8, "little") + head + b"".join(a.tobytes() for a in tensors.values())
-    loads(data)  # what this function writes, this module reads: a model that breaks a rule is refused here
-    return data
+    return len(head).to_bytes(8, "little") + head + b"".join(a.tobytes() for a in tensors.values())
 
 
 def load(path: str | Path, *, max_width: int = 8) -> Model:
     """Reads a model and verifies all that it reads.
 
-    max_width: bit planes beyond this width are not read. Raises FormatError, IntegrityError, SchemaError or
-    VersionError, all ArtifactError, naming the file; FileNotFoundError and PermissionError pass through.
+    max_width: bit planes beyond this width are not read. The model's arrays are read-only. Raises FormatError,
+    IntegrityError, SchemaError or VersionError, all ArtifactError, naming the file, and ConfigError on arguments of
+    other types; FileNotFoundError and PermissionError pass through.
     """
+    if not isinstance(path, str | Path):
+        hint = "; caq.artifact.loads reads bytes" if isinstance(path, bytes) else ""
+        raise ConfigError(f"the path of a .caq file is expected, not {type(path).__name__}{hint}")
+    check_max_width(max_width)
     with Reader(path) as reader:
         return reader.model(max_width)
 
@@ -146,6 +167,12 @@ def loads(data: bytes) -> Model:
     """As `load`, from bytes."""
     with Reader(io.BytesIO(data), name="bytes") as reader:
         return reader.model()
+
+
+def check_max_width(max_width: int) -> None:
+    """Raises ConfigError unless it is an integer."""
+    if not isinstance(max_width, int | np.integer):
+        raise ConfigError(f"max_width is a number of bits, such as 4, not {max_width!r}")
 
 
 @dataclass(frozen=True)
@@ -161,12 +188,12 @@ class Tensor:
 class Reader:
     """An open `.caq` file whose header and manifest are verified; tensors are read, and verified, on demand.
 
-    source: a path, or a binary file that can seek.
+    source: a path, or a binary file that can seek. Raises ArtifactError, and ConfigError on an empty path.
     """
 
     def __init__(self, source: str | Path | BinaryIO, name: str | None = None) -> None:
         self.name = name or str(source)
-        self._file = source if not isinstance(source, str | Path) else _open_regular(Path(source))
+        self._file = source if not isinstance(source, str | Path) else _open_regular(source)
         try:
             self.file_bytes = self._file.seek(0, os.SEEK_END)
             self.tensors, digest = self._read_header()
@@ -224,6 +251,7 @@ class Reader:
         }
         parts = [self._read(f"planes.{w}") for w in g.widths if w <= max_width]
         planes = np.concatenate(parts) if parts else np.zeros((0, g.plane_bytes), np.uint8)
+        planes.flags.writeable = False
         ends = np.cumsum([plane_bytes(layer.weights) for layer in g.layers]) - 1
         filler = np.array([0xFF << (layer.weights % 8 or 8) & 0xFF for layer in g.layers], np.uint8)
         if (planes[:, ends] & filler).any():
@@ -331,8 +359,10 @@ def _tensors(model: Model) -> dict[str, NDArray[Any]]:
     return {n: np.ascontiguousarray(a, np.dtype(DTYPES[d]).newbyteorder("<")) for n, (a, d) in arrays.items()}
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def _open_regular(path: str | Path) -> BinaryIO:
     """Opens a regular file. A pipe or device is refused, and without waiting for its other end."""
+    if path == "" or "\0" in str(path):
+        raise ConfigError(f"the path of a .caq file is expected, not {str(path)!r}")
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)

@@ -14,9 +14,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.artifact import load
+from caq.artifact import check_max_width, load
 from caq.errors import AssignmentError, nearest
-from caq.graph import Assignment
+from caq.graph import Assignment, LayerWidths
 from caq.kernels import reference
 from caq.model import Model, OperatingPoint
 from caq.plan import Plan, Step, build_plan
@@ -58,22 +58,33 @@ def _run(step: Step, inputs: list[NDArray[np.int32]]) -> NDArray[np.int32]:
     return np.concatenate(parts, axis=3)
 
 
+def _weights(assignment: Assignment) -> list[int]:
+    return [pair.weight for pair in assignment]
+
+
 class Engine:
     """A model that serves its operating points, one at a time, to any number of threads.
 
     source: path of a `.caq` file, or a `Model`. max_width: read no bit planes beyond this weight width; points that
     need more are not offered. execute: how plans are run. The first operating point is selected.
-    Raises ArtifactError on a file that cannot be trusted, AssignmentError if no point is left.
+    Raises ArtifactError on a file that cannot be trusted, AssignmentError if no point is left, ConfigError on a source
+    or a width of another type.
     """
 
     def __init__(
         self, source: str | Path | Model, *, max_width: int = 8, execute: Executor = execute_reference
     ) -> None:
+        check_max_width(max_width)
         self.model = source if isinstance(source, Model) else load(source, max_width=max_width)
-        available = len(self.model.planes)
-        served = {p.name: p for p in self.model.points if max(w.weight for w in p.assignment) <= available}
+        available = min(len(self.model.planes), max_width)
+        needed = {p.name: max(pair.weight for pair in p.assignment) for p in self.model.points}
+        served = {p.name: p for p in self.model.points if needed[p.name] <= available}
         if not served:
-            raise AssignmentError(f"no operating point has weights of at most {max_width} bits")
+            least = min(needed.values())
+            raise AssignmentError(
+                f"no operating point has weights of at most {max_width} bits: the narrowest has {least}, "
+                f"and {len(self.model.planes)} bit planes were read"
+            )
         self.points: Mapping[str, OperatingPoint] = MappingProxyType(served)
         self.label_names = self.model.label_names
         self._execute = execute
@@ -94,6 +105,9 @@ class Engine:
 
     def select(self, point: str) -> None:
         """Switches to an operating point by name. Raises AssignmentError for an unknown one."""
+        if not isinstance(point, str):
+            known = ", ".join(self.points)
+            raise AssignmentError(f"a point is selected by its name, not by {type(point).__name__}; known: {known}")
         if point not in self.points:
             raise AssignmentError(f"no operating point {point!r}{nearest(point, self.points)}")
         with self._lock:
@@ -103,15 +117,33 @@ class Engine:
             self._active = (point, self._plans[point])
 
     def build(self, assignment: Assignment, parameter_set: int | None = None) -> Plan:
-        """The plan of any assignment, not only a point's; run it with `run_plan`. Raises AssignmentError."""
+        """The plan of any assignment, not only a point's; run it with `run_plan`. Raises AssignmentError.
+
+        parameter_set: that of an operating point with the same weight widths, since gains are in units of those.
+        """
         model = self.model
+        if not isinstance(assignment, tuple) or not all(isinstance(pair, LayerWidths) for pair in assignment):
+            raise AssignmentError(
+                "an assignment is a tuple of LayerWidths; caq.graph.parse_assignment('w8a8,w4a4') makes one from text"
+            )
+        if parameter_set is not None:
+            owners = [p for p in model.points if p.parameter_set == parameter_set]
+            if not owners:
+                raise AssignmentError(f"no parameter set {parameter_set!r} of an operating point; leave it out")
+            if all(_weights(p.assignment) != _weights(assignment) for p in owners):
+                names = ", ".join(p.name for p in owners)
+                raise AssignmentError(
+                    f"parameter set {parameter_set} fits the weight widths of {names} only; leave it out"
+                )
         return build_plan(model.graph, model.parameters, model.planes, assignment, parameter_set)
 
     def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
         """Output codes (classes,) int16 of one sample, or (N, classes) of a batch, in the data's own layout and dtype.
 
-        A sample is (H, W, C) or (H, W), (T, C) or (F,), as in the training data. Raises DataError on a wrong shape
-        or dtype, and on NaN and infinity. Codes times `output_step` are the real outputs.
+        A sample is (H, W, C) or (H, W), (T, C) or (F,), as in the training data. Outputs with positions, those of an
+        autoencoder of convolutions or a segmentation, are flattened likewise: (H, W, C) or (T, C), channels last.
+        Raises DataError on a wrong shape or dtype, and on NaN and infinity. Codes times `output_step` are the real
+        outputs.
         """
         return self.run_at(x)[0]
 
@@ -123,7 +155,7 @@ class Engine:
     def run_plan(self, plan: Plan, x: NDArray[np.generic]) -> NDArray[np.int16]:
         """As `run`, with a plan of the caller's."""
         codes, single = self.model.encode(x)
-        y = self._execute(plan, codes)
+        y = self._execute(plan, codes)  # channels last, and flattened in that order
         y = y.reshape(len(y), -1)
         return y[0] if single else y
 

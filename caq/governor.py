@@ -8,10 +8,13 @@ fails. It never touches an inference: those pin their plan and run on.
 from __future__ import annotations
 
 import logging
+import reprlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from numbers import Real
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from caq.context import Context
 from caq.errors import AssignmentError, ConfigError, nearest
@@ -34,6 +37,7 @@ class Policy(Protocol):
 
     `points` are those of the engine in the artifact's order, `current` is the name of the active one. The policy names
     one of them. It may keep state between calls; one policy object serves one runtime, from one thread at a time.
+    It may have `fields`, a tuple of the context fields that it reads: a recording with none of them is warned of.
     """
 
     def select(self, context: Context, points: Sequence[OperatingPoint], current: str) -> Decision: ...
@@ -56,7 +60,7 @@ class FixedPolicy:
         """Raises AssignmentError if the point is not among `points`."""
         names = [point.name for point in points]
         if self.point not in names:
-            raise AssignmentError(f"no operating point {self.point!r}{nearest(self.point, names)}")
+            raise AssignmentError(f"no operating point {self.point!r}{nearest(str(self.point), names)}")
 
     def select(self, context: Context, points: Sequence[OperatingPoint], current: str) -> Decision:
         return Decision(self.point, "the operating point is fixed")
@@ -90,21 +94,40 @@ class Switch:
         return self.from_point == self.to_point
 
 
+def is_number(value: object) -> bool:
+    """Whether `value` is a real number, of Python's or numpy's types."""
+    return isinstance(value, Real)
+
+
+def check_policy(policy: Any) -> None:
+    """Raises ConfigError, with the way to make it right, if `policy` is none."""
+    if isinstance(policy, (str, Path)):
+        hint = "pass policies.ThresholdPolicy.from_yaml(path)"
+    elif isinstance(policy, type):
+        hint = f"pass an instance, {policy.__name__}(...)"
+    elif not callable(getattr(policy, "select", None)):
+        hint = "give it a method select(context, points, current) that returns a caq.runtime.Decision"
+    else:
+        return
+    raise ConfigError(f"{reprlib.repr(policy)} is no policy: {hint}")
+
+
 class Governor:
     """Applies a policy's decisions to an engine.
 
     min_dwell_s: seconds for which a point is held after a switch, unless a decision is urgent. history_length: how
-    many of the latest switches and failures are remembered. Raises ConfigError if either is negative or not finite,
-    and what the policy's own `check` raises.
+    many of the latest switches and failures are remembered. Raises ConfigError if either is negative or not finite, or
+    if `policy` is no policy, and what the policy's own `check` raises.
     """
 
     def __init__(
         self, engine: SwitchableEngine, policy: Policy, *, min_dwell_s: float = 5.0, history_length: int = 256
     ) -> None:
-        if not 0 <= min_dwell_s < float("inf"):
-            raise ConfigError(f"min_dwell_s must be at least 0 and finite, not {min_dwell_s}")
-        if history_length < 1:
-            raise ConfigError(f"history_length must be at least 1, not {history_length}")
+        if not is_number(min_dwell_s) or not 0 <= min_dwell_s < float("inf"):
+            raise ConfigError(f"min_dwell_s must be a finite number of at least 0, not {min_dwell_s!r}")
+        check_policy(policy)
+        if not isinstance(history_length, int) or history_length < 1:
+            raise ConfigError(f"history_length must be an integer of at least 1, not {history_length!r}")
         self._points = tuple(engine.points.values())
         if isinstance(policy, CheckedPolicy):
             policy.check(self._points)

@@ -1,14 +1,14 @@
 """Plans: a graph, its parameters and an assignment, turned into the integers that the kernels need.
 
-A plan is immutable. Switching a width means building (or reusing) another plan; an inference keeps the one that it
-began with.
+A plan is immutable, its arrays are read-only. Switching a width means building (or reusing) another plan; an inference
+keeps the one that it began with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -202,11 +202,20 @@ def build_plan(
             steps.append(Step(op))
         else:
             steps.append(Step(op, tuple(rescaling(op, graph, parameters.steps, t, i + 1) for t in op.inputs)))
+    for step in steps:
+        _make_read_only(step)
     last_use = [len(graph.ops)] * len(graph.shapes)
     for i, op in enumerate(graph.ops):
         for t in op.inputs:
             last_use[t] = i
     return Plan(graph, assignment, tuple(steps), tuple(last_use))
+
+
+def _make_read_only(step: Step) -> None:
+    fixed_points = [*step.requantize, *([step.narrow] if step.narrow is not None else [])]
+    arrays = [getattr(f, field.name) for f in fixed_points for field in fields(f)]
+    for array in [*arrays, *([step.multiplicands] if step.multiplicands is not None else [])]:
+        array.flags.writeable = False
 
 
 def _layer_step(

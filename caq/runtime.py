@@ -6,7 +6,9 @@ with Runtime("model.caq", policy) as runtime:
 
 from __future__ import annotations
 
+import io
 import logging
+import reprlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,18 @@ from numpy.typing import NDArray
 from caq.context import Context, ContextMonitor, RecordedContext
 from caq.engine import Engine
 from caq.errors import ConfigError, RuntimeClosedError
-from caq.governor import CheckedPolicy, Decision, FixedPolicy, Governor, Policy, Switch, SwitchableEngine
+from caq.governor import (
+    CheckedPolicy,
+    Decision,
+    FixedPolicy,
+    Governor,
+    Policy,
+    Switch,
+    SwitchableEngine,
+    check_policy,
+    is_number,
+)
+from caq.model import Model
 
 __all__ = [
     "CheckedPolicy",
@@ -30,6 +43,7 @@ __all__ = [
     "Policy",
     "Runtime",
     "Switch",
+    "nothing_to_read",
 ]
 
 log = logging.getLogger(__name__)
@@ -53,26 +67,40 @@ class InferenceEngine(SwitchableEngine, Protocol):
     def run_at(self, x: NDArray[Any], /) -> tuple[NDArray[Any], str]: ...
 
 
+def nothing_to_read(policy: Policy, source: ContextSource) -> str:
+    """What to tell a person if `source` is a recording that has none of the fields that `policy` reads; else ""."""
+    reads = getattr(policy, "fields", ())
+    if not isinstance(source, RecordedContext) or not isinstance(reads, tuple) or not reads:
+        return ""
+    if {*source.fields, "time_s"} & set(reads):
+        return ""
+    return (
+        f"the recording has none of the fields that the policy reads: "
+        f"it has {', '.join(source.fields)}, the policy reads {', '.join(map(str, reads))}"
+    )
+
+
 class Runtime:
     """Serves inferences while a policy moves the engine between its operating points.
 
-    path_or_engine: a `.caq` file, or an engine. policy: a `Policy`, the name of an operating point to stay at, or None
-    to stay at the point that the engine is at (the first one, after loading). context: where contexts come from; by
-    default this device's own sensors. min_dwell_s: seconds between two switches that are not urgent. period_s: seconds
-    between two questions to the policy. on_switch: called with every `Switch`, in the thread that made it, while no
-    lock is held; what it raises is logged. auto: whether a thread asks the policy; by default it does unless the
-    context is a recording, which `step` drives.
+    path_or_engine: a `.caq` file, a model, or an engine. policy: a `Policy`, the name of an operating point to stay
+    at, or None to stay at the point that the engine is at (the first one, after loading). context: where contexts come
+    from; by default this device's own sensors. min_dwell_s: seconds between two switches that are not urgent.
+    period_s: seconds between two questions to the policy. on_switch: called with every `Switch`, in the thread that
+    made it, while no lock is held; what it raises is logged. auto: whether a thread asks the policy; by default it does
+    unless the context is a recording, which `step` drives.
 
     Any number of threads may call it. A switch never waits for an inference, nor an inference for a switch: each one
     runs at the point that was active when it began.
 
     Raises ArtifactError for a file that cannot be trusted, AssignmentError for an unknown operating point, ConfigError
-    for times that are not positive, and whatever the policy's `check` raises if it does not fit the points.
+    for times that are not positive and for objects of another kind, and whatever the policy's `check` raises if it does
+    not fit the points. A recording in which the policy finds nothing that it reads is warned of in the log.
     """
 
     def __init__(
         self,
-        path_or_engine: str | Path | InferenceEngine,
+        path_or_engine: str | Path | Model | InferenceEngine,
         policy: Policy | str | None = None,
         context: ContextSource | None = None,
         *,
@@ -81,17 +109,22 @@ class Runtime:
         on_switch: Callable[[Switch], None] | None = None,
         auto: bool | None = None,
     ) -> None:
-        if not 0 < period_s < float("inf"):
-            raise ConfigError(f"period_s must be above 0 and finite, not {period_s}")
-        self._engine: InferenceEngine = (
-            Engine(path_or_engine) if isinstance(path_or_engine, (str, Path)) else path_or_engine
-        )
+        if not is_number(period_s) or not 0 < period_s < float("inf"):
+            raise ConfigError(f"period_s must be a finite number above 0, not {period_s!r}")
+        if on_switch is not None and not callable(on_switch):
+            raise ConfigError(f"on_switch must be a function that takes a Switch, not {on_switch!r}")
+        _check_context(context)
+        if isinstance(policy, str) and Path(policy).suffix in (".yaml", ".yml"):
+            check_policy(policy)
+        self._engine: InferenceEngine = _engine(path_or_engine)
         if policy is None or isinstance(policy, str):
             policy = FixedPolicy(self._engine.point if policy is None else policy)
         self._governor = Governor(self._engine, policy, min_dwell_s=min_dwell_s)
         if isinstance(policy, FixedPolicy):
             self._engine.select(policy.point)
         self._source: ContextSource = ContextMonitor(period_s) if context is None else context
+        if note := nothing_to_read(policy, self._source):
+            log.warning("%s", note)
         self._period_s = period_s
         self._on_switch = on_switch
         self._closed = threading.Event()
@@ -201,3 +234,24 @@ class Runtime:
             except Exception:
                 log.exception("the context cannot be read; %s is kept", self.point)
             self._closed.wait(self._period_s)
+
+
+def _engine(source: Any) -> InferenceEngine:
+    if isinstance(source, (str, Path, Model)):
+        return Engine(source)
+    if isinstance(source, type) or not all(hasattr(source, name) for name in ("points", "point", "select", "run_at")):
+        raise ConfigError(f"the path of a .caq file, a model or an engine is expected, not {reprlib.repr(source)}")
+    engine: InferenceEngine = source
+    return engine
+
+
+def _check_context(context: Any) -> None:
+    if isinstance(context, (str, Path)) and Path(context).suffix == ".csv":
+        hint = "pass caq.context.RecordedContext.from_csv(path)"
+    elif isinstance(context, type):
+        hint = f"pass an instance, {context.__name__}(...)"
+    elif context is not None and (isinstance(context, io.IOBase) or not callable(getattr(context, "read", None))):
+        hint = "pass a caq.context.ContextMonitor or RecordedContext, or give it a method read() that returns a Context"
+    else:
+        return
+    raise ConfigError(f"{reprlib.repr(context)} is no source of contexts: {hint}")

@@ -37,6 +37,8 @@ class ThresholdPolicy:
     """
 
     def __init__(self, rules: Rules) -> None:
+        if not isinstance(rules, Rules):
+            raise ConfigError("a ThresholdPolicy is made by from_yaml(path), from_dict(data) or default(points)")
         self.rules = rules
         self._active = [False] * len(rules.rules)
 
@@ -51,18 +53,26 @@ class ThresholdPolicy:
         return cls(parse_rules(data, source))
 
     @classmethod
-    def default(cls, points: Sequence[OperatingPoint]) -> ThresholdPolicy:
-        """The rules of phone.yaml for any points: its saver, balanced and full become the ones of least, median and
-        most bit_macs, unless `points` bear these names themselves. ConfigError if there is no point."""
+    def default(cls, points: Sequence[OperatingPoint] | Mapping[str, OperatingPoint]) -> ThresholdPolicy:
+        """The rules of phone.yaml for any points, those of a model or an engine: its saver, balanced and full become
+        the ones of least, median and most bit_macs, unless `points` bear these names themselves. ConfigError if there
+        is no point."""
         rules = read_rules(PHONE)
-        if not points:
-            raise ConfigError("a policy needs at least one operating point")
+        if isinstance(points, Mapping):
+            points = tuple(points.values())
+        if not isinstance(points, Sequence) or not points or not all(isinstance(p, OperatingPoint) for p in points):
+            raise ConfigError("a policy needs at least one operating point: pass the points of a model or an engine")
         if set(rules.points) <= {point.name for point in points}:
             return cls(rules)
         by_cost = [point.name for point in sorted(points, key=lambda point: point.cost.bit_macs)]
         names = {"saver": by_cost[0], "balanced": by_cost[len(by_cost) // 2], "full": by_cost[-1]}
         renamed = tuple(replace(rule, point=names[rule.point]) for rule in rules.rules)
         return cls(replace(rules, rules=renamed, otherwise=names[rules.otherwise]))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the context fields that the rules read, each once."""
+        return tuple(dict.fromkeys(condition.field for rule in self.rules.rules for condition in rule.when))
 
     def reset(self) -> None:
         """Forgets which rules are active."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from caq.artifact import Reader, dumps, load, loads, save
 from caq.engine import Engine
-from caq.errors import ArtifactError, CaqError, FormatError, SchemaError
+from caq.errors import ArtifactError, CaqError, ConfigError, FormatError, SchemaError
 from caq.graph import LayerWidths
 from tests import models
 from tests.hostile import make
@@ -151,8 +151,20 @@ def test_save_refuses_models_that_break_a_rule(tmp_path):
         (replace(m, parameters=replace(p, steps=p.steps * np.float32(2))), "input.step"),
     ]
     for bad, message in cases:
-        with pytest.raises(SchemaError, match=message):
+        with pytest.raises(SchemaError, match=message) as caught:
             save(bad, tmp_path / "m.caq")
+        assert str(caught.value).startswith("this model cannot be saved: ")
+        assert str(caught.value).count("cannot be saved") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_save_tells_a_folder_and_what_is_no_model(tmp_path):
+    with pytest.raises(ConfigError, match=f"{tmp_path}: is a folder; name a file in it"):
+        save(models.tiny(), tmp_path)
+    with pytest.raises(ConfigError, match=r"a caq\.Model is expected, not PosixPath"):
+        save(tmp_path / "m.caq", models.tiny())
+    with pytest.raises(FileNotFoundError):
+        save(models.tiny(), tmp_path / "none" / "m.caq")
     assert os.listdir(tmp_path) == []
 
 

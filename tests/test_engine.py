@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from caq.artifact import dumps, loads
+from caq.artifact import dumps, load, loads
 from caq.engine import Engine, execute_reference
-from caq.errors import AssignmentError, CaqError, DataError
+from caq.errors import AssignmentError, CaqError, ConfigError, DataError
+from caq.graph import LayerWidths
 from caq.plan import Plan
 from tests import models
 
@@ -118,8 +119,10 @@ def test_a_prefix_serves_the_narrow_points_alike(tmp_path, dtype):
         Engine(path, max_width=2).select("w8a8")
     with pytest.raises(AssignmentError, match="8 bits: only 2 bit planes"):
         Engine(path, max_width=2).build(m.graph.uniform(8))
-    with pytest.raises(AssignmentError, match="no operating point has weights of at most 1 bits"):
+    wanted = "no operating point has weights of at most 1 bits: the narrowest has 2, and 0 bit planes were read"
+    with pytest.raises(AssignmentError, match=wanted):
         Engine(path, max_width=1)
+    assert set(Engine(m, max_width=4).points) == {"w2a2", "w4a4"}
 
 
 def test_the_widths_differ():
@@ -144,6 +147,85 @@ def test_any_assignment_can_be_built():
         engine.build(engine.model.graph.uniform(8), 9)
     with pytest.raises(AssignmentError, match="layers, the assignment 0"):
         engine.build(())
+
+
+def test_a_parameter_set_only_serves_the_weight_widths_of_its_point():
+    engine = Engine(models.model(0))
+    graph, own = engine.model.graph, engine.points["mixed"]
+    assert own.parameter_set == 3 and own.assignment != graph.uniform(8)
+    x = models.samples(engine.model, 2)
+    engine.select("mixed")
+    np.testing.assert_array_equal(engine.run_plan(engine.build(own.assignment, 3), x), engine.run(x))
+    # Gains are in units of weight widths; activations have ratios of their own.
+    engine.build(tuple(LayerWidths(pair.weight, 8) for pair in own.assignment), 3)
+    swapped = (*own.assignment[:-1], replace(own.assignment[-1], weight=2 if own.assignment[-1].weight == 8 else 8))
+    for other in (graph.uniform(8), graph.uniform(2), swapped, own.assignment[1:]):
+        with pytest.raises(AssignmentError, match="parameter set 3 fits the weight widths of mixed only; leave it out"):
+            engine.build(other, 3)
+    for index in (0, -1, "3"):
+        with pytest.raises(AssignmentError, match=f"no parameter set {index!r} of an operating point"):
+            engine.build(graph.uniform(2), index)
+
+
+@pytest.mark.parametrize("bad", [["w8a8", "w8a8"], ("w8a8",), "w8a8,w8a8", None, 8, [LayerWidths(8, 8)]])
+@pytest.mark.parametrize("parameter_set", [None, 3])
+def test_assignments_are_tuples_of_widths(bad, parameter_set):
+    with pytest.raises(AssignmentError, match=r"tuple of LayerWidths; caq\.graph\.parse_assignment"):
+        Engine(models.model(0)).build(bad, parameter_set)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (None, {}, "path of a .caq file is expected, not NoneType"),
+        (b"x.caq", {}, "not bytes; caq.artifact.loads reads bytes"),
+        ("", {}, "path of a .caq file is expected, not ''"),
+        ("x\0.caq", {}, "path of a .caq file"),
+        (models.tiny(), {"max_width": "4"}, "max_width is a number of bits, such as 4, not '4'"),
+        ("none.caq", {"max_width": 4.5}, "max_width is a number of bits, such as 4, not 4.5"),
+        (models.tiny(), {"max_width": None}, "max_width"),
+    ],
+)
+def test_wrong_arguments(source, options, words):
+    with pytest.raises(ConfigError, match=words):
+        Engine(source, **options)
+    with pytest.raises(ConfigError, match="path of a .caq file" if not options else words):
+        load(source if not options else "none.caq", **options)
+
+
+@pytest.mark.parametrize("name", [None, 3, [], {}])
+def test_points_are_selected_by_name(name):
+    engine = Engine(models.tiny())
+    with pytest.raises(AssignmentError, match=f"by its name, not by {type(name).__name__}; known: w2a2, w8a8, mixed"):
+        engine.select(name)
+
+
+def arrays_of(plan):
+    for step in plan.steps:
+        for fixed in (*step.requantize, step.narrow):
+            if fixed is not None:
+                yield from (
+                    getattr(fixed, name) for name in ("bias", "pre_shift", "multiplier", "offset", "post_shift")
+                )
+        if step.multiplicands is not None:
+            yield step.multiplicands
+
+
+def test_plans_and_loaded_models_are_read_only():
+    model = loads(dumps(models.model(0, "float32")))
+    engine = Engine(model)
+    p = model.parameters
+    arrays = [model.planes, p.gain, p.gain_exponent, p.bias, p.bias_exponent, p.steps, p.ratios]
+    arrays += model.scaling.to_arrays().values()
+    for name in engine.points:
+        engine.select(name)
+        own = list(arrays_of(engine.plan))
+        assert len(own) > 6 * len(model.graph.layers)
+        arrays += own
+    assert any(step.narrow is not None for step in engine.plan.steps)
+    for array in arrays:
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
 
 
 def test_output_step():

@@ -183,3 +183,17 @@ def test_invariants(steps):
         if switch is not None:
             assert switch == governor.history[-1]
             last_s = now_s
+
+
+@pytest.mark.parametrize("options", [{"min_dwell_s": "1"}, {"history_length": 1.5}, {"history_length": "9"}])
+def test_wrong_types(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        governed(**options)
+
+
+def test_what_is_no_policy():
+    for bad in (Script, len, None, "full"):
+        with pytest.raises(ConfigError, match="is no policy"):
+            Governor(FakeEngine(), bad)
+    with pytest.raises(AssignmentError, match="no operating point None; known: saver"):
+        Governor(FakeEngine(), FixedPolicy(None))

@@ -1,7 +1,9 @@
+import io
 import logging
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from caq.context import Context, ContextMonitor, RecordedContext, sensed
 from caq.errors import AssignmentError, CaqError, ConfigError, RuntimeClosedError
 from caq.runtime import Decision, Runtime
+from tests import models
 from tests.fake_engine import NAMES, FakeEngine
 
 SAMPLE = np.zeros(4, dtype=np.float32)
@@ -298,3 +301,65 @@ def test_many_threads_infer_while_the_point_changes():
         history = runtime.history
         assert len(history) == 200
         assert all(a.to_point == b.from_point for a, b in pairwise(history))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"policy": Path("rules.yaml")}, r"rules\.yaml.* is no policy: .*ThresholdPolicy\.from_yaml\(path\)"),
+        ({"policy": "rules.yaml"}, r"'rules\.yaml' is no policy: .*from_yaml"),
+        ({"policy": lambda *_: None}, "is no policy: give it a method select"),
+        ({"policy": ByCharge}, r"is no policy: pass an instance, ByCharge\(\.\.\.\)"),
+        ({"policy": {"rules": []}}, "is no policy"),
+        ({"policy": 3}, "3 is no policy"),
+        ({"context": "trace.csv"}, r"'trace\.csv' is no source of contexts: .*RecordedContext\.from_csv\(path\)"),
+        ({"context": Path("trace.csv")}, "from_csv"),
+        ({"context": "trace"}, "is no source of contexts: pass a"),
+        ({"context": {"state_of_charge": 0.5}}, "is no source of contexts: pass a"),
+        ({"context": Context.from_values()}, "is no source of contexts: pass a"),
+        ({"context": io.StringIO("t_s")}, "is no source of contexts: pass a"),
+        ({"context": ContextMonitor}, r"pass an instance, ContextMonitor\(\.\.\.\)"),
+        ({"on_switch": 3}, "on_switch must be a function that takes a Switch, not 3"),
+        ({"period_s": "1"}, "period_s must be a finite number above 0, not '1'"),
+        ({"period_s": None}, "period_s"),
+        ({"min_dwell_s": "1"}, "min_dwell_s must be a finite number of at least 0, not '1'"),
+    ],
+)
+def test_objects_of_another_kind(options, words, caplog):
+    before = threading.active_count()
+    with pytest.raises(ConfigError, match=words):
+        Runtime(FakeEngine(), **options)
+    assert threading.active_count() == before and not caplog.records
+
+
+@pytest.mark.parametrize("bad", [None, b"x", 3, FakeEngine, {"points": {}}])
+def test_what_is_no_engine(bad):
+    with pytest.raises(ConfigError, match=r"\.caq file, a model or an engine"):
+        Runtime(bad)
+
+
+def test_numbers_of_numpy_and_a_model_are_taken():
+    with Runtime(models.tiny(), context=replay(), period_s=np.float32(1), min_dwell_s=np.int64(2)) as runtime:
+        assert runtime.point == "w2a2"
+
+
+class Reads(ByCharge):
+    def __init__(self, fields):
+        self.fields = fields
+
+
+@pytest.mark.parametrize("fields", [("charging",), ("cpu_load", "charging")])
+def test_a_recording_without_what_the_policy_reads_is_warned_of_once(fields, caplog):
+    with Runtime(FakeEngine(), Reads(fields), replay()) as runtime:
+        for t_s in (0, 60, 120):
+            runtime.step(t_s)
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"it has state_of_charge, the policy reads {', '.join(fields)}" in record.getMessage()
+
+
+@pytest.mark.parametrize("fields", [("state_of_charge", "charging"), ("time_s",), (), None, len])
+def test_other_policies_are_not_warned_of(fields, caplog):
+    Runtime(FakeEngine(), Reads(fields), replay()).close()
+    Runtime(FakeEngine(), Reads(("charging",)), Fixed(), auto=False).close()
+    assert not caplog.records

@@ -26,7 +26,7 @@ from caq.engine import Engine
 from caq.errors import MissingExtraError
 from caq.graph import Assignment, Cost
 from caq.model import OperatingPoint
-from caq.runtime import Runtime, Switch
+from caq.runtime import Policy, Runtime, Switch, nothing_to_read
 
 HELP = "train a small model, replay a phone's day, and write a page that shows what the policy did"
 
@@ -73,6 +73,9 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     for module, (package, extra) in NEEDED.items():
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(package, extra)
+
+    from policies import ThresholdPolicy
+
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "digits.caq"
     check_writable(path)
@@ -82,10 +85,12 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     with _one_thread():
         written = _train(digits, path, args, output)
         engine = Engine(path)
-        strategies, point = _replay(engine, trace, digits, picks)
+        policy = ThresholdPolicy.default(engine.points)
+        strategies, point = _replay(engine, policy, trace, digits, picks)
     rows, origin = _rows(engine, strategies), _origin(trace_path, trace)
     output.table(f"{trace_path}, {PER_ROW} samples at each of its {len(point)} rows", rows)
-    notes = (origin, *NOTES)
+    unread = nothing_to_read(policy, trace)
+    notes = (origin, *([unread] if unread else []), *NOTES)
     page = args.out / "report.html"
     title = "A day of adaptive inference" if args.trace is None else f"Adaptive inference over {trace_path.name}"
     write_report(page, title, _day(engine, trace, strategies, point), rows, notes)
@@ -152,14 +157,12 @@ def _train(digits: data.Dataset, path: Path, args: argparse.Namespace, output: O
 
 
 def _replay(
-    engine: Engine, trace: RecordedContext, digits: data.Dataset, picks: NDArray[np.int64]
+    engine: Engine, policy: Policy, trace: RecordedContext, digits: data.Dataset, picks: NDArray[np.int64]
 ) -> tuple[list[Strategy], list[str]]:
     """The adaptive run and the baselines, and the adaptive run's point at each row."""
     from caq.progress import progress
-    from policies import ThresholdPolicy
 
     x, y = digits.x_test, digits.y_test
-    policy = ThresholdPolicy.default(tuple(engine.points.values()))
     right, point, switches = [], [], list[Switch]()
     with (
         Runtime(engine, policy, trace, on_switch=switches.append) as runtime,

@@ -9,7 +9,7 @@ from typing import Any
 from caq.artifact import Reader
 from caq.cli.arguments import add_artifact
 from caq.cli.output import Output, number
-from caq.cli.points import describe_points, print_points
+from caq.cli.points import describe_points, explain_points, print_points
 from caq.model import Model
 
 HELP = "show an artifact's sizes, layers and operating points"
@@ -34,6 +34,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     output.table("sizes", _size_rows(sizes))
     output.table("layers", _layer_rows(layers))
     print_points(output, "operating points", points)
+    explain_points(output, model.graph, model.points)
     output.table("provenance", [{"field": key, "value": value} for key, value in model.provenance.items()])
     return {
         "artifact": args.artifact,

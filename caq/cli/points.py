@@ -56,6 +56,19 @@ def print_points(output: Output, title: str, records: Sequence[dict[str, Any]]) 
     output.table(title, rows)
 
 
+def explain_points(output: Output, graph: Graph, points: Sequence[OperatingPoint]) -> None:
+    """A line that says which points are gates: `full` is one, and not w8a8."""
+    uniform = {graph.uniform(width) for width in graph.widths}
+    gates = [p.name for p in points if p.parameter_set is not None]
+    same = [p.name for p in points if p.parameter_set is None and p.assignment in uniform]
+    parts = [
+        f"gates, each layer's widths learned for a budget: {', '.join(gates)}" if gates else "",
+        f"one width everywhere (the input always has {TOP_WIDTH} bits): {', '.join(same)}" if same else "",
+    ]
+    if any(parts):
+        output.say("; ".join(filter(None, parts)))
+
+
 def bits_by_layer(widths: Sequence[str]) -> dict[str, str]:
     """Columns of bits, one digit a layer in the order of execution: ["w8a8", "w4a8"] as 84 and 88."""
     pairs = [LayerWidths.parse(text) for text in widths]

@@ -22,7 +22,7 @@ from caq.cli.replay import describe_switch, replay
 from caq.context import ContextMonitor, RecordedContext
 from caq.engine import Engine
 from caq.errors import ConfigError, nearest
-from caq.runtime import FixedPolicy, Policy, Runtime, Switch
+from caq.runtime import FixedPolicy, Policy, Runtime, Switch, nothing_to_read
 
 HELP = "run test samples while a policy follows this device's context, or a recorded one"
 
@@ -66,11 +66,12 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     tally = Tally(engine, y)
     switches: list[Switch] = []
     if args.trace is None:
-        context = "live"
+        context, note = "live", ""
         failures = _run_live(args, engine, policy, x, tally, switches, output)
     else:
         trace = RecordedContext.from_csv(args.trace)
         context = f"{args.trace} ({'generated' if trace.generated else 'recorded'})"
+        note = nothing_to_read(policy, trace)
         failures = _run_trace(args, engine, policy, trace, x, tally, switches, output)
     for failure in failures:
         output.say(f"{failure.time_s:.1f} s: {failure.reason}")
@@ -87,11 +88,14 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     output.table(f"inferences: {tally.inferences}, switches: {len(switches)}, context: {context}", rows)
     if tally.accuracy is not None:
         output.say(f"accuracy {percent(tally.accuracy)}")
+    if note:
+        output.say(note)
     return {
         "artifact": args.artifact,
         "data": args.data,
         "policy": args.policy,
         "context": context,
+        "notes": [note] if note else [],
         "samples": len(x),
         "inferences": tally.inferences,
         "accuracy": tally.accuracy,
@@ -109,7 +113,7 @@ def choose_policy(name: str, engine: Engine) -> Policy:
     if name in engine.points:
         return FixedPolicy(name)
     if name == "phone":
-        return ThresholdPolicy.default(tuple(engine.points.values()))
+        return ThresholdPolicy.default(engine.points)
     if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
         return ThresholdPolicy.from_yaml(name)
     raise ConfigError(f"no operating point, policy or file of rules {name!r}{nearest(name, [*engine.points, 'phone'])}")

@@ -11,7 +11,7 @@ from typing import Any
 from caq import artifact, data
 from caq.cli.arguments import add_data, add_domain, add_seed, whole
 from caq.cli.output import Output
-from caq.cli.points import describe_points, print_points
+from caq.cli.points import describe_points, explain_points, print_points
 from caq.errors import ConfigError
 from caq.model import Model
 
@@ -86,6 +86,7 @@ def report(model: Model, path: Path, output: Output) -> dict[str, Any]:
     records = describe_points(model.graph, model.points)
     size = path.stat().st_size
     print_points(output, f"{path}: {size} bytes", records)
+    explain_points(output, model.graph, model.points)
     return {"artifact": str(path), "file_bytes": size, "task": model.task, "points": records}
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.parameter import is_lazy
 
-from caq.errors import UnsupportedError
+from caq.errors import DataError, UnsupportedError
 from caq.supernet.layers import Clip, Window
 
 
@@ -37,76 +39,224 @@ class Item:
 
 
 def capture(model: nn.Module, example: Tensor) -> list[Item]:
-    """Traces `model` (evaluation mode) on `example` (N, C, H, W), (N, C, T) or (N, F).
+    """Traces `model` in evaluation mode on `example` (N, C, H, W), (N, C, T) or (N, F); both stay as they are.
 
-    Raises UnsupportedError naming the operation and the module's path.
+    Raises DataError on another example, UnsupportedError naming the operation and the module's path.
     """
+    _check_example(example)
+    _check_model(model)
+    with _evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            expected = model(example.clone())
+        except Exception as e:
+            raise UnsupportedError(
+                f"{type(model).__name__} cannot take the example, {tuple(example.shape)}: {_first_line(e)}"
+            ) from e
+        if not isinstance(expected, Tensor):
+            raise UnsupportedError(f"a model returns one tensor; {type(model).__name__} a {type(expected).__name__}")
+        if not expected.isfinite().all():
+            raise UnsupportedError(f"{type(model).__name__} returns NaN or infinity on the example")
+        try:
+            # A module of torch's own is not looked into unless it is the root.
+            leaf = fx.Tracer().is_leaf_module(model, "")
+            traced = fx.symbolic_trace(nn.Sequential(model) if leaf else model)
+        except Exception as e:
+            raise UnsupportedError(
+                f"{type(model).__name__}.forward cannot be traced: {_first_line(e)}. "
+                "Control flow must not depend on the data"
+            ) from e
+        _bypass_in_place(traced)
+        for node in reversed(traced.graph.nodes):
+            if not node.users and node.op not in ("placeholder", "output"):
+                traced.graph.erase_node(node)
+        torch.manual_seed(0)
+        try:
+            found = _Shapes(traced).run(example.clone())
+        except Exception as e:
+            raise UnsupportedError(f"{type(model).__name__} cannot be run as traced: {_first_line(e)}") from e
+        same = isinstance(found, Tensor) and (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        if not same or not torch.allclose(found, expected, rtol=1e-3, atol=1e-5):
+            raise UnsupportedError(
+                f"{type(model).__name__}.forward computes something else when it is traced: write x = x + y where "
+                "x += y changes a tensor that is read again, and let forward change nothing but its variables"
+            )
+        return _Reader(traced, len(example)).read()
+
+
+def _check_example(example: Tensor) -> None:
+    if not isinstance(example, Tensor):
+        raise DataError(f"the example is a torch tensor, not a {type(example).__name__}")
+    if example.dtype != torch.float32 or example.device.type != "cpu":
+        raise DataError(f"the example is float32 on the CPU, not {example.dtype} on {example.device}")
+    if not 2 <= example.dim() <= 4:
+        raise DataError(f"the example is (N, C, H, W), (N, C, T) or (N, F), not {tuple(example.shape)}")
+    if len(example) < 2 or not example.numel():
+        raise DataError(f"the example is a batch of at least two samples, not {tuple(example.shape)}")
+    if not example.isfinite().all():
+        raise DataError("the example holds NaN or infinity")
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"the model is an nn.Module, not a {type(model).__name__}")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise UnsupportedError(f"{name} has no shape yet: run the model once before it is converted")
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            raise UnsupportedError(
+                f"{name} is {parameter.dtype} on {parameter.device}: convert a float32 model on the CPU, model.float()"
+            )
+
+
+def _first_line(e: Exception) -> str:
+    return f"{type(e).__name__}: {str(e).strip()}".split("\n")[0]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in its own mode again, a frozen batch norm in evaluation."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
-        traced = fx.symbolic_trace(model)
-    except Exception as e:
-        raise UnsupportedError(
-            f"{type(model).__name__}.forward cannot be traced: {e}. Control flow must not depend on the data"
-        ) from e
-    was_training = model.training
-    traced.eval()
-    with torch.no_grad():
-        ShapeProp(traced).propagate(example)
-    model.train(was_training)
-    return _Reader(traced).read()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class _Shapes(fx.Interpreter):
+    """Runs the graph and notes in each node's meta: `shape` of a tensor, or `value` of what holds no tensor."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            n.meta["shape"] = tuple(result.shape)
+        elif not _holds_tensor(result):
+            n.meta["value"] = result
+        return result
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, tuple | list):
+        return isinstance(value, Tensor)
+    return any(map(_holds_tensor, value))
+
+
+_VIEWS = ("flatten", "view", "reshape", "unflatten", "unsqueeze", "squeeze")
+_IDENTITIES = ("dropout", "dropout1d", "dropout2d", "contiguous", "alpha_dropout", "feature_dropout")
+_IDENTITY_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
+
+
+def _bypass_in_place(traced: fx.GraphModule) -> None:
+    """Lets whoever reads a tensor after an operation changed it in place read that operation's result instead."""
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    memory: dict[fx.Node, fx.Node] = {}  # node -> the node that made its memory
+    same: dict[fx.Node, fx.Node] = {}  # node -> the first node that is the very same tensor
+    for node in traced.graph.nodes:
+        memory[node] = same[node] = node
+        source = next(iter(node.all_input_nodes), None)
+        if source is None or node.op == "output":
+            continue
+        module = traced.get_submodule(node.target) if node.op == "call_module" else None
+        name = _function_name(node) if module is None else ""
+        in_place = bool(getattr(module, "inplace", False) or node.kwargs.get("inplace"))
+        in_place |= name == "iadd" or (name.endswith("_") and not name.endswith("__"))
+        if in_place or name in _IDENTITIES or isinstance(module, _IDENTITY_MODULES):
+            memory[node], same[node] = memory[source], same[source]
+        elif name in _VIEWS or isinstance(module, nn.Flatten | nn.Unflatten):
+            memory[node] = memory[source]
+        if not in_place:
+            continue
+        for other in [n for n in memory if memory[n] is memory[node] and n is not node]:
+            for user in [u for u in other.users if order[u] > order[node]]:
+                if same[other] is not same[node]:
+                    _reject(node, f"it changes {other.name} in place, which {user.name} reads through a reshape")
+                user.replace_input_with(other, node)
 
 
 class _Reader:
-    def __init__(self, traced: fx.GraphModule) -> None:
+    def __init__(self, traced: fx.GraphModule, samples: int) -> None:
         self.traced = traced
+        self.samples = samples
         self.items: list[Item] = []
         self.index: dict[fx.Node, int] = {}
-        self.pads: dict[int, tuple[int, int, int, int]] = {}
+        self.pads: dict[fx.Node, tuple[int, int, int, int]] = {}  # nodes that pad the item of their index
+        self.owners: dict[int, fx.Node] = {}  # id of a parameter -> the node that uses it
 
     def read(self) -> list[Item]:
-        output = None
+        output: Any = None
         for node in self.traced.graph.nodes:
             if node.op == "placeholder":
-                if -1 in self.index.values():
-                    raise UnsupportedError(f"{node.name}: a model has one input")
-                self.index[node] = -1
+                if not self.index:
+                    self.index[node] = -1
+                elif node.users:
+                    _reject(node, "a model has one input")
             elif node.op == "output":
                 output = node.args[0]
-            elif node.op == "call_module":
-                self._module(node, self.traced.get_submodule(node.target))
-            elif node.op in ("call_function", "call_method"):
-                self._function(node)
-            else:
+            elif node.op == "get_attr":
                 _refuse(node, f"the attribute {node.target}; use nn.Conv, nn.Linear and nn.BatchNorm modules")
-        if not isinstance(output, fx.Node):
-            raise UnsupportedError("a model returns one tensor")
-        if self.index[output] != len(self.items) - 1 or self.pads:
-            raise UnsupportedError("the model must end with its output, and padding must precede a convolution")
+            elif "shape" in node.meta:
+                if node.meta["shape"][:1] != (self.samples,):
+                    _reject(node, f"makes {node.meta['shape']} of a batch of {self.samples}; samples must stay apart")
+                if node.op == "call_module":
+                    self._module(node, self.traced.get_submodule(node.target))
+                else:
+                    self._function(node)
+            elif "value" not in node.meta:
+                _refuse(node, f"{_function_name(node)}, which returns several tensors,")
+        if output in self.pads:
+            _refuse(output, "zero padding in front of anything but a convolution")
+        if self.index.get(output, -1) < 0:
+            raise UnsupportedError("the model returns its input: there is nothing to quantize")
         return self.items
 
-    def _add(self, node: fx.Node, kind: str, inputs: list[fx.Node], **fields: Any) -> None:
+    def _add(self, node: fx.Node, kind: str, inputs: list[Any], **fields: Any) -> None:
         indices = [self._operand(node, source) for source in inputs]
-        if kind not in ("conv", "avg_pool") and any(i in self.pads for i in indices):
-            _refuse(node, "zero padding in front of anything but a convolution")
-        for i in {i for i in indices if i in self.pads}:
-            top, bottom, left, right = self.pads[i]
+        for source in inputs:
+            if source not in self.pads:
+                continue
+            if kind not in ("conv", "avg_pool") or isinstance(fields.get("module"), nn.Linear):
+                _refuse(node, "zero padding in front of anything but a convolution")
             window: Window = fields["window"]
-            own = window.padding
-            padding = (own[0] + top, own[1] + bottom, own[2] + left, own[3] + right)
-            fields["window"] = Window(window.kernel, window.stride, padding, window.dilation)
-            indices = [self.items[i].inputs[0]]
-            if i == len(self.items) - 1:
-                self.items.pop()
-                del self.pads[i]
+            ends = zip(window.padding, self.pads[source], strict=True)
+            top, bottom, left, right = (own + extra for own, extra in ends)
+            fields["window"] = Window(window.kernel, window.stride, (top, bottom, left, right), window.dilation)
         self.index[node] = len(self.items)
         self.items.append(Item(kind, _path(node), indices, _shape(node), **fields))
 
+    def _pass(self, node: fx.Node, source: Any) -> None:
+        """`node` is `source`."""
+        self.index[node] = self._operand(node, source)
+        if source in self.pads:
+            self.pads[node] = self.pads[source]
+
+    def _pad(self, node: fx.Node, source: Any, padding: Any, mode: str, value: Any) -> None:
+        index = self._operand(node, source)
+        if mode != "constant" or value not in (None, 0):
+            _refuse(node, f"padding with {value if mode == 'constant' else mode}")
+        left, right, top, bottom = (*padding, 0, 0, 0, 0)[:4]
+        dims = len(_shape(node)) - 1
+        if min(padding, default=0) < 0 or len(padding) > 4 or (dims < 2 and (top or bottom)) or dims < 1:
+            _refuse(node, f"padding of {tuple(padding)} on samples of {dims + 1} dimensions")
+        if source in self.pads:
+            _refuse(node, "zero padding in front of anything but a convolution")
+        self.index[node] = index
+        self.pads[node] = (top, bottom, left, right)
+
     def _operand(self, node: fx.Node, source: Any) -> int:
-        if not isinstance(source, fx.Node):
+        if not isinstance(source, fx.Node) or source not in self.index:
             _refuse(node, f"the constant {source!r} as an operand")
         return self.index[source]
 
     def _module(self, node: fx.Node, module: nn.Module) -> None:
-        source: Any = node.args[0]
+        source: Any = next(iter(node.all_input_nodes))
+        for parameter in module.parameters():
+            if (first := self.owners.setdefault(id(parameter), node)) is not node:
+                what = "is used twice" if first.target == node.target else f"shares its weights with {_path(first)}"
+                _reject(node, f"{what}; every use would become a layer of its own: give it a module of its own")
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             if module.padding_mode != "zeros" or module.transposed:
                 _refuse(node, f"padding_mode={module.padding_mode!r}")
@@ -134,34 +284,36 @@ class _Reader:
             self._adaptive(node, "max_pool", source, module.output_size)
         elif isinstance(module, nn.Flatten | nn.Unflatten):
             self._add(node, "reshape", [source])
-        elif isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Identity):
-            self.index[node] = self.index[source]
+        elif isinstance(module, _IDENTITY_MODULES):
+            self._pass(node, source)
         elif isinstance(module, nn.ZeroPad1d | nn.ZeroPad2d | nn.ConstantPad1d | nn.ConstantPad2d):
-            if getattr(module, "value", 0) != 0:
-                _refuse(node, f"padding with {module.value}")
-            left, right, *rest = module.padding
-            top, bottom = rest or (0, 0)
-            self._add(node, "reshape", [source])
-            self.pads[self.index[node]] = (top, bottom, left, right)
+            self._pad(node, source, module.padding, "constant", getattr(module, "value", 0))
         else:
             _refuse(node, type(module).__name__)
 
     def _function(self, node: fx.Node) -> None:
         args: list[Any]
         kwargs: dict[str, Any]
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        args, kwargs = list(node.args), dict(node.kwargs)
-        relu = {"relu", "relu_"}
+        name = _function_name(node)
+        # What sizes and sums of sizes came to on the example stands for them.
+        args = list(fx.node.map_arg(node.args, lambda n: n.meta.get("value", n)))
+        kwargs = dict(fx.node.map_arg(node.kwargs, lambda n: n.meta.get("value", n)))
+        if "input" in kwargs:
+            args = [kwargs.pop("input"), *args]
         if node.target in (operator.add, operator.iadd, torch.add) or name in ("add", "add_"):
             if kwargs.get("alpha", 1) != 1:
                 _refuse(node, "add with alpha")
-            self._add(node, "add", [*args, *([kwargs["other"]] if "other" in kwargs else [])])
+            operands = [*args, *([kwargs["other"]] if "other" in kwargs else [])]
+            shapes = [_shape(x) for x in operands if isinstance(x, fx.Node)]
+            if len(set(shapes)) > 1:
+                _refuse(node, f"a sum of samples of different shapes, {' and '.join(map(str, shapes))},")
+            self._add(node, "add", operands)
         elif name in ("cat", "concat", "concatenate"):
             dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
             if dim not in (1, -len(_shape(node))):
                 _refuse(node, f"concatenation along dimension {dim}; only the channels (1)")
             self._add(node, "concat", list(args[0] if args else kwargs["tensors"]))
-        elif name in relu:
+        elif name in ("relu", "relu_"):
             self._activation(node, args[0], Clip(0.0))
         elif name == "relu6":
             self._activation(node, args[0], Clip(0.0, 6.0))
@@ -192,10 +344,13 @@ class _Reader:
             if sorted(d % (rank + 1) for d in dims) != list(range(2, rank + 1)):
                 _refuse(node, f"mean over {dims}; only over all positions of each channel")
             self._adaptive(node, "avg_pool", args[0], 1)
-        elif name in ("flatten", "view", "reshape", "unflatten", "unsqueeze", "squeeze"):
+        elif name in _VIEWS:
             self._add(node, "reshape", [args[0]])
-        elif name in ("dropout", "contiguous", "alpha_dropout", "feature_dropout"):
-            self.index[node] = self.index[args[0]]
+        elif name in _IDENTITIES:
+            self._pass(node, args[0])
+        elif name == "pad":
+            options = {**dict(zip(("pad", "mode", "value"), args[1:], strict=False)), **kwargs}
+            self._pad(node, args[0], options["pad"], options.get("mode", "constant"), options.get("value"))
         else:
             _refuse(node, name)
 
@@ -252,7 +407,12 @@ def _pair(value: Any, node: fx.Node, over: int = 1) -> tuple[int, int]:
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["tensor_meta"].shape[1:])
+    """Of one sample."""
+    return tuple(node.meta["shape"][1:])
+
+
+def _function_name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def _path(node: fx.Node) -> str:
@@ -264,6 +424,10 @@ def _path(node: fx.Node) -> str:
     return f"{where}.{node.name}" if where else str(node.name)
 
 
+def _reject(node: fx.Node, why: str) -> NoReturn:
+    raise UnsupportedError(f"{_path(node)}: {why}")
+
+
 def _refuse(node: fx.Node, what: str) -> NoReturn:
     supported = "Conv1d/2d, Linear, BatchNorm, ReLU, ReLU6, Hardtanh, add, cat, pooling, flatten, reshape, dropout"
-    raise UnsupportedError(f"{_path(node)}: {what} has no integer form here. Supported: {supported}")
+    _reject(node, f"{what} has no integer form here. Supported: {supported}, zero padding")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from caq.errors import UnsupportedError
+from caq.errors import AssignmentError, UnsupportedError
 from caq.graph import Shape
 from caq.quant import check_widths
 from caq.supernet.capture import Item, capture
@@ -31,11 +31,16 @@ DEFAULT_WIDTHS = (2, 3, 4, 5, 6, 8)
 def convert(model: nn.Module, example: Tensor, widths: Sequence[int] = DEFAULT_WIDTHS) -> Supernet:
     """Returns a supernet that starts from `model`'s weights; `model` itself is not changed.
 
-    example: (N, C, H, W), (N, C, T) or (N, F) float, standardised as the model will see its input. widths: weight
-    widths to serve, 2..8. Quantizer steps and batch-norm statistics are fitted to `example`, so a batch of real data
-    is better than noise. Raises UnsupportedError naming operation and module, AssignmentError on bad widths.
+    The model is read in evaluation mode, and every module of it is left in the mode that it is in. example:
+    (N, C, H, W), (N, C, T) or (N, F) float32, two samples or more, standardised as the model will see its input.
+    widths: weight widths to serve, 2..8. Quantizer steps are fitted to `example`, so a batch of real data is better
+    than noise. Raises UnsupportedError naming operation and module, AssignmentError on bad widths, DataError on a bad
+    example.
     """
-    served = check_widths(tuple(widths))
+    try:
+        served = check_widths(tuple(widths))
+    except TypeError:
+        raise AssignmentError(f"widths {widths!r}: give a sequence of bit widths, such as (4, 8)") from None
     items = _fuse(capture(model, example))
     supernet = Supernet(*build_nodes(items, served), _hwc(tuple(example.shape[1:])), served)
     supernet.fit_steps(supernet.to_internal(example))

@@ -19,6 +19,9 @@ from caq.supernet.quantizers import ActivationQuantizer, choose_activation, quan
 
 Pair = tuple[int, int]
 
+#: Where the learned range of a channel's weights begins, in their deviations: between what 8 and 2 bits like best.
+INITIAL_RANGE = 2.5
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -159,8 +162,8 @@ class SwitchableLayer(Node):
         super().__init__(name, clip)
         self.weight = nn.Parameter(weight.clone())
         self.bias = nn.Parameter(bias.clone()) if bias is not None else None
-        largest = weight.detach().abs().flatten(1).amax(1).clamp(min=1e-8)
-        self.log_scale = nn.Parameter((largest / 127).log())
+        # In deviations of the channel's weights, so that the range follows the weights while they grow.
+        self.log_range = nn.Parameter(torch.full((len(weight),), math.log(INITIAL_RANGE)))
         self.window = window
         self.groups = groups
         self.served = tuple(widths)
@@ -173,6 +176,12 @@ class SwitchableLayer(Node):
         self.row: int | None = None
         self.mix: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def scale(self) -> Tensor:
+        """The real value of one weight code, (O,): 127 of them are the learned range."""
+        deviation = self.weight.detach().square().flatten(1).mean(1).sqrt().clamp(min=1e-8)
+        return self.log_range.exp() * deviation / 127
+
     def forward(self, x: Tensor) -> Tensor:
         if self.fitting and self.fitting_narrow:
             for quantizer in self.narrow.values():
@@ -181,7 +190,7 @@ class SwitchableLayer(Node):
             return self._forward_mixed(x, *self.mix)
         if self.widths.activation != TOP_WIDTH:
             x = self.narrow[str(self.widths.activation)](x)
-        y = self._convolve(x, quantize_weight(self.weight, self.log_scale, self.widths.weight))
+        y = self._convolve(x, quantize_weight(self.weight, self.scale, self.widths.weight))
         if self.norm is not None:
             y = self.norm(y, self.widths.weight, self.row)
         return self.finish(y)
@@ -191,9 +200,7 @@ class SwitchableLayer(Node):
             narrow = [self.narrow[str(w)] if str(w) in self.narrow else None for w in self.served]  # noqa: SIM401
             x = choose_activation(x, activation_mix, narrow)  # type: ignore[arg-type]
         # Terms with a zero weight still count: the gradient of the mix is what a gate learns from.
-        mixed = [
-            p * quantize_weight(self.weight, self.log_scale, w) for p, w in zip(weight_mix, self.served, strict=True)
-        ]
+        mixed = [p * quantize_weight(self.weight, self.scale, w) for p, w in zip(weight_mix, self.served, strict=True)]
         y = self._convolve(x, torch.stack(mixed).sum(0))
         if self.norm is not None:
             norm = self.norm

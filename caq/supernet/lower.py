@@ -66,7 +66,7 @@ def lower(supernet: Supernet, input_step: float, own_sets: Sequence[tuple[Assign
     )
     parameters.check(graph)
     codes = tuple(
-        np.ascontiguousarray(weight_codes(layer.weight, layer.log_scale).permute(0, 2, 3, 1).numpy())
+        np.ascontiguousarray(weight_codes(layer.weight, layer.scale).permute(0, 2, 3, 1).numpy())
         for layer in supernet.layers
     )
     return Lowered(graph, parameters, codes)
@@ -76,7 +76,7 @@ def _affine(
     layer: SwitchableLayer, width: int, row: int | None, step_in: float, step_out: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Gain and bias (O,) of a layer, in output codes per accumulator unit and in output codes."""
-    scale = layer.log_scale.double().exp().numpy()
+    scale = layer.scale.double().numpy()
     gain, bias = np.ones_like(scale), np.zeros_like(scale)
     if layer.norm is not None:
         gain, bias = (t.double().numpy() for t in layer.norm.affine(width, row))

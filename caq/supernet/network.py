@@ -54,14 +54,18 @@ class Supernet(nn.Module):
         return x.reshape(len(x), c, h, w).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Real outputs (N, classes) of inputs (N, C, H, W), (N, C, T) or (N, F), which should be codes * step."""
+        """Real outputs (N, classes) of inputs (N, C, H, W), (N, C, T) or (N, F), which should be codes * step.
+
+        Outputs with positions, (N, C, H, W) or (N, C, T) in the model, are flattened channels last, (H, W, C) or
+        (T, C): as the data has its samples, and as `Engine.run` returns them.
+        """
         live = {0: self.to_internal(x)}
         for i, (node, ts) in enumerate(zip(self.nodes, self.sources, strict=True)):
             live[i + 1] = node(*(live[t] for t in ts))
             for t in set(ts):
                 if self._last_use[t] == i:
                     del live[t]
-        return live[len(self.sources)].flatten(1)
+        return live[len(self.sources)].permute(0, 2, 3, 1).flatten(1)
 
     def set_rounding(self, rounding: bool) -> None:
         """Whether forward rounds what passes between layers to 8 bits, as the integer graph does."""

@@ -95,7 +95,8 @@ class _QuantizeWeight(torch.autograd.Function):
         inside = (v >= -128) & (v <= 127)
         g_scale = g * torch.where(inside, middle - v, middle)
         dims = tuple(range(1, v.dim()))
-        return g * inside, g_scale.sum(dims, keepdim=True) / math.sqrt(v[0].numel() * 127), None
+        # A clipped weight may come back, but not move on: without that it would stay clipped for good.
+        return g * (inside | (g * v > 0)), g_scale.sum(dims, keepdim=True) / math.sqrt(v[0].numel() * 127), None
 
 
 def nested_values(codes: Tensor, width: int) -> Tensor:
@@ -106,15 +107,15 @@ def nested_values(codes: Tensor, width: int) -> Tensor:
     return (torch.floor(codes / size) + 0.5) * size
 
 
-def quantize_weight(weight: Tensor, log_scale: Tensor, width: int) -> Tensor:
-    """Weights (O, ...) as the model of `width` sees them; log_scale: (O,)."""
-    scale = log_scale.exp().reshape(-1, *[1] * (weight.dim() - 1))
+def quantize_weight(weight: Tensor, scale: Tensor, width: int) -> Tensor:
+    """Weights (O, ...) as the model of `width` sees them; scale: (O,)."""
+    scale = scale.reshape(-1, *[1] * (weight.dim() - 1))
     return _QuantizeWeight.apply(weight, scale, width)
 
 
-def weight_codes(weight: Tensor, log_scale: Tensor) -> Tensor:
-    """The stored 8-bit codes of weights (O, ...), int8."""
-    scale = log_scale.exp().reshape(-1, *[1] * (weight.dim() - 1))
+def weight_codes(weight: Tensor, scale: Tensor) -> Tensor:
+    """The stored 8-bit codes of weights (O, ...), int8; scale: (O,)."""
+    scale = scale.reshape(-1, *[1] * (weight.dim() - 1))
     return torch.floor(weight / scale + 0.5).clamp(-128, 127).to(torch.int8)
 
 

@@ -22,7 +22,7 @@ from caq.supernet.network import Supernet
 def simulate(
     supernet: Supernet, lowered: Lowered, codes: Tensor, assignment: Assignment, parameter_set: int | None = None
 ) -> Tensor:
-    """Output codes (N, classes) int64 of input codes (N, C, H, W) int8 at `assignment`."""
+    """Output codes (N, H * W * C) int64, channels last, of input codes (N, C, H, W) int8 at `assignment`."""
     graph, parameters = lowered.graph, lowered.parameters
     graph.check_assignment(assignment)
     live = [codes.double()]
@@ -59,7 +59,7 @@ def simulate(
                 inputs = [functional.avg_pool2d(x, window.kernel, window.stride, padding, divisor_override=1)]
             parts = [_requantize(x, f, op.low, op.high) for x, f in zip(inputs, fixed_points, strict=True)]
             live.append(torch.cat(parts, 1))
-    return live[-1].flatten(1).long()
+    return live[-1].permute(0, 2, 3, 1).flatten(1).long()
 
 
 def _requantize(total: Tensor, f: FixedPoint, low: int, high: int) -> Tensor:

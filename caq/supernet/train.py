@@ -129,6 +129,8 @@ def task_loss(task: str, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Cross entropy with labels, or squared error of a reconstruction."""
     if task == "classify":
         return functional.cross_entropy(outputs, y)
+    if outputs.dim() > 2:
+        outputs = outputs.movedim(1, -1).flatten(1)  # channels last, as a supernet returns them
     return functional.mse_loss(outputs, x.permute(0, 2, 3, 1).flatten(1))
 
 

@@ -1,11 +1,14 @@
 """eval, info, run and doctor: are the figures right?"""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from caq import artifact
+from caq.cli.output import Output
+from caq.cli.points import explain_points
 from caq.engine import Engine
 from caq.graph import parse_assignment
 
@@ -86,6 +89,19 @@ def test_info(files, call):
     assert found["layers"][0]["activation_bits"] == [8] and found["layers"][0]["weight_bits"][0] == 2
     text = call("info", files.artifact).out
     assert f"{sizes['file_bytes']}\n" in text and "2,4,8" in text and "class 0, class 1, class 2" in text
+    line = (
+        "gates, each layer's widths learned for a budget: mixed; "
+        "one width everywhere (the input always has 8 bits): w2a2, w4a4, w8a8"
+    )
+    assert line in text.splitlines()
+
+
+def test_points_that_are_neither_gates_nor_uniform_are_not_explained(engine, capsys):
+    graph, mixed = engine.model.graph, replace(engine.points["mixed"], parameter_set=None)
+    explain_points(Output(False), graph, [mixed])
+    assert capsys.readouterr().out == ""
+    explain_points(Output(False), graph, [mixed, engine.points["w2a2"]])
+    assert capsys.readouterr().out == "one width everywhere (the input always has 8 bits): w2a2\n"
 
 
 def run_json(call, files, *options):
@@ -135,6 +151,18 @@ def test_run_by_rules(files, call):
     found = run_json(call, files, "--trace", files.trace, "--policy", path).json
     assert {p["point"]: p["inferences"] for p in found["points"]} == {"w2a2": 3, "w8a8": 1}
     assert found["switches"][-1]["reason"].startswith("rule 1: state_of_charge 0.4 is below 0.5")
+
+
+def test_run_says_that_a_trace_has_nothing_for_the_policy(files, call, caplog):
+    path = files.folder / "bright.csv"
+    path.write_text("t_s,screen_brightness\n0,0.5\n60,0.6\n")
+    note = "the recording has none of the fields that the policy reads: it has screen_brightness, the policy reads temp"
+    argv = ("run", files.artifact, "--data", files.data, "--trace", path)
+    assert note in call(*argv).out and caplog.text.count(note) == 1
+    [found] = call(*argv, "--json").json["notes"]
+    assert found.startswith(note)
+    for other in (call(*argv[:-1], files.trace, "--json"), call(*argv, "--policy", "w8a8", "--json")):
+        assert other.json["notes"] == []
 
 
 def test_live_run(files, call):

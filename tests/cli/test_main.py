@@ -73,6 +73,8 @@ def test_wrong_usage_exits_with_2(argv, message, call):
     ("argv", "kind", "message"),
     [
         (("info", "{folder}/none.caq"), "FileNotFoundError", "none.caq: No such file"),
+        (("info", ""), "ConfigError", "the path of a .caq file is expected, not ''"),
+        (("run", "", "--data", "{data}"), "ConfigError", "the path of a .caq file is expected, not ''"),
         (("info", "{folder}"), "FormatError", "not a regular file"),
         (("info", "{data}"), "FormatError", "x.npz"),
         (("info", "{folder}/damaged.caq"), "IntegrityError", "damaged.caq: tensor 'planes.8'"),

@@ -43,14 +43,14 @@ def test_train_on_a_domain_from_a_checkpoint(few_digits, tmp_path, call):
     checkpoint, path = tmp_path / "c.pt", tmp_path / "x.caq"
     argv = ["train", *options(few_digits, path), "--domain", 3, "--checkpoint", checkpoint]
     text = call(*argv)
-    assert text.code == 0 and "w2a2" in text.out
+    assert text.code == 0 and "gates, each layer's widths learned for a budget: a; one width" in text.out
     first = path.read_bytes()
     model = artifact.load(path)
     assert model.provenance["test_domain"] == 3 and {p.samples for p in model.points} == {25}
     assert model.provenance["data_sha256"] == data.load(few_digits).sha256
     assert call(*argv).code == 0 and path.read_bytes() == first
     other = call(*argv, "--seed", 5)
-    assert other.code == 1 and "another model or configuration" in other.err
+    assert other.code == 1 and "is of another model" in other.err and "TrainConfig(" not in other.err
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,14 @@ def test_demo_over_a_recording(quick_demo, tmp_path, call):
         note in page for note in ("few.csv, a recording", "own draw does not move them", "no measurement of energy")
     )
     assert artifact.load(out / "digits.caq").points[0].score == found["points"][0]["score"]
+
+
+def test_demo_says_that_a_trace_has_nothing_for_the_policy(quick_demo, tmp_path, call):
+    trace, out = tmp_path / "bright.csv", tmp_path / "demo"
+    trace.write_text("t_s,screen_brightness\n0,0.5\n60,0.6\n")
+    called = call("demo", "--out", out, "--trace", trace, "--epochs", 1)
+    note = "the recording has none of the fields that the policy reads"
+    assert note in called.out and note in (out / "report.html").read_text()
 
 
 def test_demo_of_a_generated_day(quick_demo, tmp_path, call):

@@ -35,14 +35,34 @@ def below(threshold, hysteresis=0.0, to="saver", **more):
         ({"state_of_charge": 0.1, "charging": True}, "full", False, "charging is true"),
         ({"state_of_charge": 0.9, "charging": True, "temperature_c": 46}, "saver", True, "46 °C is above 45"),
         ({"state_of_charge": 0.9, "charging": False, "memory_pressure": 0.2}, "saver", True, "memory_pressure"),
+        (
+            {"state_of_charge": 0.9, "charging": True, "memory_available": 0.09},
+            "saver",
+            True,
+            "memory_available 0.09 is",
+        ),
+        ({"state_of_charge": 0.9, "charging": True, "memory_available": 0.1}, "full", False, "charging is true"),
         ({"charging": False}, "balanced", False, "counts as fulfilled"),
-        ({}, "balanced", False, "rule 3 is skipped, charging is missing"),
+        ({"charging": False}, "balanced", False, "rule 3 is skipped, memory_available is missing"),
+        ({}, "balanced", False, "rule 4 is skipped, charging is missing"),
     ],
 )
 def test_the_packaged_rules(values, chosen, urgent, words):
     decision = choose(ThresholdPolicy.from_yaml(PHONE), **values)
     assert (decision.point, decision.urgent) == (chosen, urgent)
     assert words in decision.reason
+
+
+def test_the_packaged_rules_let_go_of_memory_late():
+    policy = ThresholdPolicy.from_yaml(PHONE)
+    chosen = [choose(policy, charging=True, memory_available=left).point for left in (0.09, 0.14, 0.16, 0.11, 0.1)]
+    assert chosen == ["saver", "saver", "full", "full", "full"]
+
+
+def test_fields_are_what_the_rules_read():
+    found = ThresholdPolicy.from_yaml(PHONE).fields
+    assert found == ("temperature_c", "memory_pressure", "memory_available", "charging", "state_of_charge")
+    assert rules(below(0.2), below(0.1)).fields == ("state_of_charge",)
 
 
 def test_the_first_match_wins():
@@ -135,8 +155,13 @@ def test_the_default_maps_its_points_by_cost():
     by_name = ThresholdPolicy.default([point("full", 1), point("balanced", 2), point("saver", 3)])
     assert by_name.rules == ThresholdPolicy.from_yaml(PHONE).rules
     assert set(ThresholdPolicy.default([point("only")]).rules.points) == {"only"}
-    with pytest.raises(ConfigError):
-        ThresholdPolicy.default([])
+    by_mapping = ThresholdPolicy.default({p.name: p for p in costly_first})
+    assert by_mapping.rules == policy.rules
+    for bad in ([], {}, ["w8", "w2"], {"w8": 64}, None, 3):
+        with pytest.raises(ConfigError, match="pass the points of a model or an engine"):
+            ThresholdPolicy.default(bad)
+    with pytest.raises(ConfigError, match="from_yaml"):
+        ThresholdPolicy("rules.yaml")
 
 
 def test_points_that_the_artifact_does_not_have():
