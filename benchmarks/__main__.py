@@ -21,7 +21,7 @@ def commands(data: Path | None) -> list[list[str]]:
         [accuracy, "--data", "digits", "--model", "resnet8", "--epochs", "20", "--alone", "--bars"],
     ]
     sets = {
-        "usc_had.npz": ["inception_time", "--epochs", "4"],
+        "usc_had.npz": ["resnet8", "--epochs", "6"],
         "kws12.npz": ["ds_cnn", "--epochs", "12", "--domain", "0"],
     }
     for name, arguments in sets.items():

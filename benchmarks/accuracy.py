@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy --data digits --model resnet8 --epochs 20 --alone --bars
     python -m benchmarks.accuracy --data kws12.npz --model ds_cnn --epochs 12 --domain 0
-    python -m benchmarks.accuracy --data usc_had.npz --model inception_time --epochs 4
+    python -m benchmarks.accuracy --data usc_had.npz --model resnet8 --epochs 6
 
 Same network, initial weights, data, augmentation, epochs and schedule in every row. Every quantized figure is measured
 on the test split by the integer reference engine; the float row is the float network's. No row chooses anything by the

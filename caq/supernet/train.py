@@ -142,18 +142,6 @@ def distillation_loss(task: str, outputs: Tensor, target: Tensor) -> Tensor:
     return functional.mse_loss(outputs, target)
 
 
-def _train(
-    model: nn.Module,
-    train: Samples,
-    config: TrainConfig,
-    outputs: Outputs,
-    step: StepFunction,
-    begin: Callable[[int], None],
-) -> None:
-    with _deterministic():
-        _run(model, train, config, outputs, step, begin)
-
-
 @contextmanager
 def _deterministic() -> Iterator[None]:
     """Deterministic algorithms, and torch's own random state as the caller left it afterwards."""
@@ -170,7 +158,8 @@ def _deterministic() -> Iterator[None]:
         fill.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
 
 
-def _run(
+@_deterministic()
+def _train(
     model: nn.Module,
     train: Samples,
     config: TrainConfig,

@@ -306,3 +306,14 @@ def test_a_network_of_ones_own_without_batch_norm(digits: Dataset) -> None:
     model = train_model(digits, network, TrainConfig(epochs=8, batch_size=32), (2, 4, 8), outputs=QUIET)
     assert model.provenance["model"] == "Sequential"
     assert {p.name: p for p in model.points}["w8a8"].score > 0.8
+
+
+@pytest.mark.parametrize("joint_from", [0.0, 1.0])
+def test_before_joint_training_only_the_widest_learns(digits: Dataset, joint_from: float) -> None:
+    prepared = prepare(digits, "mlp", 0)
+    supernet = convert(prepared.network, prepared.example(), (2, 8))
+    narrow = supernet.layers[1].narrow["2"]
+    assert isinstance(narrow, ActivationQuantizer)
+    before = narrow.step
+    train_supernet(supernet, prepared.train, replace(CONFIG, epochs=1, joint_from=joint_from), QUIET)
+    assert (narrow.step == before) == (joint_from == 1.0)
