@@ -72,7 +72,7 @@ class Node(nn.Module):
         self.clip = clip
         self.output = ActivationQuantizer(TOP_WIDTH, clip.signed) if clip is not None else None
         self.fitting = self.fitting_narrow = False
-        #: Whether forward rounds the output to 8 bits. It costs time and changes little, so training begins without.
+        #: Whether forward rounds the output to 8 bits. It costs time, so training begins without.
         self.rounding = True
 
     def finish(self, y: Tensor) -> Tensor:
