@@ -9,7 +9,8 @@ import pytest
 from caq.artifact import Reader, load
 from caq.errors import ArtifactError, FormatError, IntegrityError, SchemaError, VersionError
 from tests.hostile import make
-from tests.hostile.cases import CASES, Case
+from tests.hostile.cases import CASES
+from tests.hostile.edits import Case
 
 
 @pytest.mark.parametrize("name", ["uint8", "float32", "reconstruct"])
