@@ -1,42 +1,55 @@
 """The `.caq` file: one model, all its widths. This docstring is the format's whole specification (version 1).
 
-The layout is safetensors': 8 bytes, a little-endian length n; n bytes of JSON; then the tensors' bytes, and no others.
+The layout is safetensors': 8 bytes, a little-endian length n; n bytes of JSON; then three tensors of bytes:
 
     {"__metadata__": {"caq": "1", "manifest_sha256": "<base64>"},
-     "manifest": {"dtype": "U8", "shape": [m], "data_offsets": [0, m]}, "<tensor>": ...}
+     "manifest":   {"dtype": "U8", "shape": [m], "data_offsets": [0, m]},
+     "parameters": {"dtype": "U8", "shape": [n], "data_offsets": [m, m + n]},
+     "planes":     {"dtype": "U8", "shape": [w, P], "data_offsets": [m + n, m + n + w * P]}}
 
-The header is canonical: exactly what `json.dumps` writes without spaces, padded with spaces to a multiple of 8. Tensors
-lie in the header's order without gaps, so no byte of the file is outside a tensor, and every byte is under a checksum:
+A model has one notation. The header and the manifest are what `json.dumps` writes without spaces, keys in the order of
+this text, then spaces up to a multiple of 8 bytes; what could be left out, or written shorter, is refused. No byte of
+the file is outside a tensor, and each is under a checksum: SHA-256 in base64, URL alphabet, unpadded.
 
-    manifest        U8    JSON, below; its SHA-256 stands in the header
-    steps           F32   (T,)       real value of one code of each tensor of the graph; the first is the input's step
-    ratios          F32   (L, W)     step of a layer's input at each width over its step at 8 bits
-    scaling         I32   (3, C0)    input: multiplier, offset, shift of each channel of a sample (caq.scaling)
-    resolution      F32   (C0,)      input: only if its dtype is float32
-    affine          I16   (2, S, C)  gain and bias of every channel of every layer, one row a parameter set (caq.plan)
-    exponents       I8    (2, S, L)  their exponents
-    planes.<w>      U8    (k, P)     the bit planes that width w adds to the next narrower one, most significant first;
-                                     the layers of the graph one after the other (caq.quant)
+parameters: little-endian arrays without gaps, those of 4 bytes first, so all are aligned. T tensors of the graph, L
+layers, W widths, S parameter sets, C channels of all layers, C0 of a sample:
 
-Planes come last and from the narrowest width to the widest: a reader of 2-bit weights reads a prefix of the file.
+    steps        float32 (T,)       real value of one code of each tensor of the graph; the first is the input's step
+    ratios       float32 (L, W)     step of a layer's input at each width over its step at 8 bits
+    scaling      int32   (3, C0)    input: multiplier, offset, shift of each channel of a sample (caq.scaling)
+    resolution   float32 (C0,)      input: only if its dtype is float32
+    affine       int16   (2, S, C)  gain and bias of every channel of every layer, one row a parameter set (caq.plan)
+    exponents    int8    (2, S, L)  their exponents
 
-The manifest:
+planes: bit planes, as many as the widest width, most significant first; in each, the layers of the graph one after the
+other (caq.quant). They come last, so a reader of 2-bit weights reads a prefix of the file.
 
-    version      1
+manifest: an object.
+
     task         "classify", or "reconstruct" for an autoencoder
-    input        sample: shape of one sample in the data; shape: [H, W, C] that the graph eats; dtype; step
+    input        sample: shape of one sample in the data; dtype; shape: [H, W, C] that the graph eats; default: `sample`
+                 with ones before it
     widths       weight widths, ascending
-    ops          the graph (caq.graph), fields at their defaults left out
-    points       operating points: name; w and a, one digit a layer; score (accuracy, or R2 when reconstructing) as
-                 measured in integers on `samples` test samples; cost, [weight_bytes, bit_macs]; set, its parameter
-                 set, if it has its own
+    sets         S: the widths' own, in their order, then those of points
+    ops          the graph (caq.graph), an object an operation: {kind: name}, then what is not at its default:
+                   in          tensors that it reads: a list (the one made last)
+                   c           output channels (0)
+                   k, s        kernel and stride: [rows, columns], or one number if both are equal (1)
+                   p           padding: [top, bottom, left, right], or one number if all are equal (0)
+                   d, g        dilation, as k (1); groups (1)
+                   low, high   lowest and highest output code (0; 255)
+                   shape       of a reshape: [H, W, C]
+    samples      number of test samples that all scores are of
+    points       operating points: [name, w, a, score], then its parameter set, if it has its own. w: one digit a layer,
+                 or one digit if all are equal. a: likewise, but layers that read the network's input, always at 8 bits,
+                 do not count unless there are no others. score: a float, accuracy or R2, measured in integers
     labels       names of the classes, or []
-    provenance   an object of strings and numbers: seed, versions, data hash
-    sha256       of every tensor but the manifest; base64 with the URL alphabet, unpadded
+    provenance   an object of strings and numbers: seed, versions, data hash; its order is free
+    sha256       checksums of the parameters, and for each width of the planes that it adds to the next narrower one
 
 Numbers are finite; names are of at most 256 characters, none of them a control character or half a surrogate pair.
 A loader refuses what it does not understand, and checks sizes against the file before it allocates. Nothing here is
-executed or unpickled, and no name in the file is used as a path.
+compressed, executed or unpickled, and no name in the file is used as a path.
 """
 
 from __future__ import annotations
@@ -44,7 +57,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import itertools
 import math
 import os
 import reprlib
@@ -58,18 +70,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq.errors import CaqError, ConfigError, FormatError, IntegrityError, SchemaError, VersionError
-from caq.manifest import VERSION, Manifest, manifest_bytes, point_to_json
+from caq.graph import Graph
+from caq.manifest import Manifest
 from caq.model import Model
 from caq.plan import Parameters, naming
 from caq.quant import plane_bytes
 from caq.scaling import InputScaling
 from caq.strict_json import as_ints, dump, parse
 
+VERSION = "1"
+TENSORS = ("manifest", "parameters", "planes")
+#: Arrays of the parameters.
+ARRAYS: dict[str, np.dtype[Any]] = {
+    "steps": np.dtype("<f4"),
+    "ratios": np.dtype("<f4"),
+    "scaling": np.dtype("<i4"),
+    "resolution": np.dtype("<f4"),
+    "affine": np.dtype("<i2"),
+    "exponents": np.dtype("i1"),
+}
 MAX_HEADER_BYTES = 2**16
 #: Parsed JSON takes up to thirty times its length, so this bounds what a small file can make a loader allocate.
 MAX_MANIFEST_BYTES = 2**20
-MAX_SETS = 1024
-DTYPES = {"U8": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "F32": np.float32}
 
 
 def save(model: Model, path: str | Path) -> None:
@@ -112,40 +134,33 @@ def dumps(model: Model) -> bytes:
         data = _bytes_of(model)
     # What this module writes, it reads: a model that breaks a rule is refused here.
     with Reader(io.BytesIO(data), name) as reader:
-        reader.model()
+        for point, again in zip(model.points, reader.model().points, strict=True):
+            if point != again:
+                raise SchemaError(f"{name}: point {point.name!r} has a cost or metric that is not its assignment's")
     return data
 
 
 def _bytes_of(model: Model) -> bytes:
-    tensors = _tensors(model)
-    manifest = manifest_bytes(
-        {
-            "version": VERSION,
-            "task": model.task,
-            "input": {
-                "sample": list(model.sample_shape),
-                "shape": list(model.graph.input_shape),
-                "dtype": model.scaling.dtype,
-                "step": model.scaling.step,
-            },
-            "widths": list(model.graph.widths),
-            "ops": [op.to_json() for op in model.graph.ops],
-            "points": [point_to_json(p, model.graph) for p in model.points],
-            "labels": list(model.label_names),
-            "provenance": model.provenance,
-            "sha256": {name: _digest(a.tobytes()) for name, a in tensors.items()},
-        }
-    )
-    manifest += b" " * (-len(manifest) % 8)
-    tensors = {"manifest": np.frombuffer(manifest, np.uint8), **tensors}
-    header: dict[str, Any] = {"__metadata__": {"caq": str(VERSION), "manifest_sha256": _digest(manifest)}}
-    codes = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
+    graph = model.graph
+    parameters, planes = _parameters(model), _planes(model)
+    manifest = Manifest(
+        model.task,
+        model.sample_shape,
+        model.scaling.dtype,
+        graph,
+        len(model.parameters.gain),
+        model.points,
+        model.label_names,
+        model.provenance,
+        (_digest(parameters), *(_digest(planes[below:width].tobytes()) for below, width in _groups(graph))),
+    ).to_bytes()
+    header: dict[str, Any] = {"__metadata__": {"caq": VERSION, "manifest_sha256": _digest(manifest)}}
     end = 0
-    for name, a in tensors.items():
-        header[name] = {"dtype": codes[a.dtype], "shape": list(a.shape), "data_offsets": [end, end + a.nbytes]}
-        end += a.nbytes
-    head = _header_bytes(header)
-    return len(head).to_bytes(8, "little") + head + b"".join(a.tobytes() for a in tensors.values())
+    for name, shape in zip(TENSORS, ((len(manifest),), (len(parameters),), planes.shape), strict=True):
+        begin, end = end, end + math.prod(shape)
+        header[name] = {"dtype": "U8", "shape": list(shape), "data_offsets": [begin, end]}
+    head = dump(header)
+    return len(head).to_bytes(8, "little") + head + manifest + parameters + planes.tobytes()
 
 
 def load(path: str | Path, *, max_width: int = 8) -> Model:
@@ -179,7 +194,6 @@ def check_max_width(max_width: int) -> None:
 class Tensor:
     """Where a tensor lies: `offset` from the start of the file."""
 
-    dtype: str
     shape: tuple[int, ...]
     offset: int
     nbytes: int
@@ -197,10 +211,13 @@ class Reader:
         try:
             self.file_bytes = self._file.seek(0, os.SEEK_END)
             self.tensors, digest = self._read_header()
-            raw = self._bytes(self.tensors["manifest"])
+            raw = self._bytes(self.tensors["manifest"].offset, self.tensors["manifest"].nbytes)
             if _digest(raw) != digest:
                 raise IntegrityError("the manifest's SHA-256 does not match the header's")
-            self.manifest = Manifest(parse(raw, "manifest"))
+            self.manifest = Manifest.from_json(parse(raw, "manifest"))
+            # Only now that every value is checked can it be written without surprises.
+            if self.manifest.to_bytes() != raw:
+                raise FormatError("the manifest is not in canonical form")
             self._check_tensors()
         except CaqError as e:
             self._file.close()
@@ -217,7 +234,8 @@ class Reader:
 
     def bytes_for(self, width: int) -> int:
         """Bytes of the file that a reader of weights of at most `width` bits reads."""
-        return max(t.offset + t.nbytes for name, t in self.tensors.items() if _plane_width(name) <= width)
+        planes = self.tensors["planes"]
+        return planes.offset + planes.shape[1] * max((w for w in self.manifest.graph.widths if w <= width), default=0)
 
     def model(self, max_width: int = 8) -> Model:
         """Reads the tensors that `max_width` needs; see `load`."""
@@ -227,46 +245,56 @@ class Reader:
             raise type(e)(f"{self.name}: {e}") from None
 
     def _model(self, max_width: int) -> Model:
-        m, g = self.manifest, self.manifest.graph
-        affine, exponents = self._read("affine"), self._read("exponents")
-        parameters = Parameters(
-            affine[0], exponents[0], affine[1], exponents[1], self._read("steps"), self._read("ratios")
-        )
-        parameters.check(g)
-        if parameters.steps[0] != m.step:
-            raise SchemaError(f"input.step is {m.step}, steps begin with {parameters.steps[0]}")
-        for p in m.points:
-            if p.parameter_set is not None and not len(g.widths) <= p.parameter_set < affine.shape[1]:
-                raise SchemaError(f"point {p.name!r}: no parameter set {p.parameter_set}")
-        scaling = self._read("scaling")
+        m = self.manifest
+        arrays = self._read_parameters()
+        affine, exponents, scaling = arrays["affine"], arrays["exponents"], arrays["scaling"]
+        parameters = Parameters(affine[0], exponents[0], affine[1], exponents[1], arrays["steps"], arrays["ratios"])
+        parameters.check(m.graph)
         if (scaling[0] != scaling[0].astype(np.int16)).any() or (scaling[2] != scaling[2].astype(np.uint8)).any():
             raise SchemaError("scaling: a multiplier or shift is out of range")
-        arrays = {
+        channels = {
             "multiplier": scaling[0].astype(np.int16),
             "offset": scaling[1],
             "shift": scaling[2].astype(np.uint8),
-            "resolution": self._read("resolution")
-            if "resolution" in self.tensors
-            else np.ones(scaling.shape[1], np.float32),
+            "resolution": arrays.get("resolution", np.ones(scaling.shape[1], np.float32)),
         }
-        parts = [self._read(f"planes.{w}") for w in g.widths if w <= max_width]
-        planes = np.concatenate(parts) if parts else np.zeros((0, g.plane_bytes), np.uint8)
-        planes.flags.writeable = False
-        ends = np.cumsum([plane_bytes(layer.weights) for layer in g.layers]) - 1
-        filler = np.array([0xFF << (layer.weights % 8 or 8) & 0xFF for layer in g.layers], np.uint8)
-        if (planes[:, ends] & filler).any():
-            raise SchemaError("planes: a bit after a layer's last code is not 0")
         return Model(
-            g,
+            m.graph,
             parameters,
-            planes,
-            InputScaling.from_arrays(m.dtype, m.step, arrays),
+            self._read_planes(max_width),
+            InputScaling.from_arrays(m.dtype, float(parameters.steps[0]), channels),
             m.sample_shape,
             m.points,
             m.labels,
             m.task,
             m.provenance,
         )
+
+    def _read_parameters(self) -> dict[str, NDArray[Any]]:
+        t = self.tensors["parameters"]
+        raw = self._bytes(t.offset, t.nbytes)
+        if _digest(raw) != self.manifest.sha256[0]:
+            raise IntegrityError("parameters: their SHA-256 does not match the manifest's")
+        arrays: dict[str, NDArray[Any]] = {}
+        start = 0
+        for name, shape in _shapes(self.manifest).items():
+            arrays[name] = np.ndarray(shape, ARRAYS[name], raw, start)
+            start += arrays[name].nbytes
+        return arrays
+
+    def _read_planes(self, max_width: int) -> NDArray[np.uint8]:
+        g, size = self.manifest.graph, self.manifest.graph.plane_bytes
+        rows = max((w for w in g.widths if w <= max_width), default=0)
+        raw = self._bytes(self.tensors["planes"].offset, rows * size)
+        for (below, width), digest in zip(_groups(g), self.manifest.sha256[1:], strict=True):
+            if width <= rows and _digest(raw[below * size : width * size]) != digest:
+                raise IntegrityError(f"planes of width {width}: their SHA-256 does not match the manifest's")
+        planes: NDArray[np.uint8] = np.ndarray((rows, size), np.uint8, raw)
+        ends = np.cumsum([plane_bytes(layer.weights) for layer in g.layers]) - 1
+        filler = np.array([0xFF << (layer.weights % 8 or 8) & 0xFF for layer in g.layers], np.uint8)
+        if (planes[:, ends] & filler).any():
+            raise SchemaError("planes: a bit after a layer's last code is not 0")
+        return planes
 
     def _read_header(self) -> tuple[dict[str, Tensor], str]:
         if self.file_bytes < 8:
@@ -280,83 +308,85 @@ class Reader:
         metadata = header.get("__metadata__")
         if not isinstance(metadata, dict) or "caq" not in metadata:
             raise FormatError("no caq metadata in the header: this is not a .caq file")
-        if metadata["caq"] != str(VERSION):
+        if metadata["caq"] != VERSION:
             raise VersionError(f"format version {reprlib.repr(metadata['caq'])}; this caq reads version {VERSION}")
-        if set(metadata) != {"caq", "manifest_sha256"} or list(header)[:2] != ["__metadata__", "manifest"]:
-            raise FormatError("the header must begin with __metadata__ {caq, manifest_sha256} and the manifest")
+        if set(metadata) != {"caq", "manifest_sha256"} or tuple(header) != ("__metadata__", *TENSORS):
+            raise FormatError(f"the header must be __metadata__ {{caq, manifest_sha256}}, {', '.join(TENSORS)}")
         if not isinstance(metadata["manifest_sha256"], str):
             raise FormatError("manifest_sha256 must be a text")
         tensors: dict[str, Tensor] = {}
         position = 0
-        for name, entry in list(header.items())[1:]:
-            tensors[name] = _tensor(name, entry, position, start=8 + length)
+        for name in TENSORS:
+            tensors[name] = _tensor(name, header[name], position, start=8 + length)
             position += tensors[name].nbytes
         # Only now that every value is known to be a short text or list can it be written without surprises.
-        if _header_bytes(header) != raw:
+        if dump(header) != raw:
             raise FormatError("the header is not in canonical form")
         if 8 + length + position != self.file_bytes:
             raise FormatError(f"the tensors end at byte {8 + length + position}, the file at {self.file_bytes}")
-        if tensors["manifest"].dtype != "U8" or tensors["manifest"].nbytes > MAX_MANIFEST_BYTES:
-            raise FormatError(f"the manifest must be U8, at most {MAX_MANIFEST_BYTES} bytes")
+        if tensors["manifest"].nbytes > MAX_MANIFEST_BYTES:
+            raise FormatError(f"the manifest has {tensors['manifest'].nbytes} bytes, at most {MAX_MANIFEST_BYTES}")
         return tensors, metadata["manifest_sha256"]
 
     def _check_tensors(self) -> None:
-        """Every tensor that the manifest's graph asks for, with its dtype and shape, in order, and no other."""
-        m, g = self.manifest, self.manifest.graph
-        affine = self.tensors.get("affine")
-        sets = affine.shape[1] if affine and len(affine.shape) == 3 else 0
-        if not len(g.widths) <= sets <= MAX_SETS:
-            raise SchemaError(f"affine: {sets} parameter sets, not {len(g.widths)} to {MAX_SETS}")
-        layers, channels = len(g.layers), m.sample_shape[-1]
-        expected: dict[str, tuple[str, tuple[int, ...]]] = {
-            "steps": ("F32", (len(g.shapes),)),
-            "ratios": ("F32", (layers, len(g.widths))),
-            "scaling": ("I32", (3, channels)),
-            **({"resolution": ("F32", (channels,))} if m.dtype == "float32" else {}),
-            "affine": ("I16", (2, sets, g.channels)),
-            "exponents": ("I8", (2, sets, layers)),
+        """The tensors have the shapes that the manifest asks for."""
+        g, shapes = self.manifest.graph, _shapes(self.manifest)
+        expected = {
+            "manifest": (self.tensors["manifest"].nbytes,),
+            "parameters": (sum(math.prod(shape) * ARRAYS[name].itemsize for name, shape in shapes.items()),),
+            "planes": (g.widths[-1], g.plane_bytes),
         }
-        for lower, width in zip((0, *g.widths), g.widths, strict=False):
-            expected[f"planes.{width}"] = ("U8", (width - lower, g.plane_bytes))
-        found = {name: (t.dtype, t.shape) for name, t in self.tensors.items() if name != "manifest"}
-        for got, wanted in itertools.zip_longest(found.items(), expected.items()):
-            if got != wanted:
-                raise SchemaError(f"tensor {got}, where the manifest asks for {wanted}")
-        if set(m.sha256) != set(expected):
-            raise SchemaError("sha256 must name every tensor but the manifest")
+        for name, shape in expected.items():
+            if self.tensors[name].shape != shape:
+                raise SchemaError(f"{name}: shape {self.tensors[name].shape}, where the manifest asks for {shape}")
 
-    def _bytes(self, t: Tensor) -> bytes:
-        self._file.seek(t.offset)
-        return self._file.read(t.nbytes)
-
-    def _read(self, name: str) -> NDArray[Any]:
-        t = self.tensors[name]
-        raw = self._bytes(t)
-        if _digest(raw) != self.manifest.sha256[name]:
-            raise IntegrityError(f"tensor {name!r}: its SHA-256 does not match the manifest's")
-        return np.frombuffer(raw, np.dtype(DTYPES[t.dtype]).newbyteorder("<")).reshape(t.shape)
+    def _bytes(self, offset: int, nbytes: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(nbytes)
 
 
-def _tensors(model: Model) -> dict[str, NDArray[Any]]:
-    """The tensors by name, in the file's order, little-endian and contiguous.
-
-    Raises SchemaError where that would change a value, or drop one, without a word.
-    """
-    p, s, rows = model.parameters, model.scaling, model.graph.widths[-1]
+def _parameters(model: Model) -> bytes:
+    """The parameters as the file holds them. Raises SchemaError where a value would change without a word."""
+    p, s = model.parameters, model.scaling
     p.check(model.graph)
-    if model.planes.dtype != np.uint8 or model.planes[:rows].shape != (rows, model.graph.plane_bytes):
-        raise SchemaError(f"planes: {rows} of {model.graph.plane_bytes} bytes are needed, not {model.planes.shape}")
-    arrays: dict[str, tuple[NDArray[Any], str]] = {
-        "steps": (p.steps, "F32"),
-        "ratios": (p.ratios, "F32"),
-        "scaling": (np.stack([s.multiplier, s.offset, s.shift]), "I32"),
-        **({"resolution": (s.resolution, "F32")} if s.dtype == "float32" else {}),
-        "affine": (np.stack([p.gain, p.bias]), "I16"),
-        "exponents": (np.stack([p.gain_exponent, p.bias_exponent]), "I8"),
+    if p.steps[0] != s.step:
+        raise SchemaError(f"steps begin with {p.steps[0]}, the step of the input is {s.step}")
+    arrays = {
+        "steps": p.steps,
+        "ratios": p.ratios,
+        "scaling": np.stack([s.multiplier, s.offset, s.shift]),
+        **({"resolution": s.resolution} if s.dtype == "float32" else {}),
+        "affine": np.stack([p.gain, p.bias]),
+        "exponents": np.stack([p.gain_exponent, p.bias_exponent]),
     }
-    for lower, width in zip((0, *model.graph.widths), model.graph.widths, strict=False):
-        arrays[f"planes.{width}"] = (model.planes[lower:width], "U8")
-    return {n: np.ascontiguousarray(a, np.dtype(DTYPES[d]).newbyteorder("<")) for n, (a, d) in arrays.items()}
+    return b"".join(a.astype(ARRAYS[name]).tobytes() for name, a in arrays.items())
+
+
+def _planes(model: Model) -> NDArray[np.uint8]:
+    """The planes as the file holds them. Raises SchemaError where one is missing."""
+    rows, size = model.graph.widths[-1], model.graph.plane_bytes
+    planes = model.planes[:rows]
+    if planes.dtype != np.uint8 or planes.shape != (rows, size):
+        raise SchemaError(f"planes: {rows} of {size} bytes are needed, not {model.planes.shape} {planes.dtype}")
+    return planes
+
+
+def _shapes(m: Manifest) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays in the parameters, in the file's order."""
+    layers, channels = len(m.graph.layers), m.sample_shape[-1]
+    return {
+        "steps": (len(m.graph.shapes),),
+        "ratios": (layers, len(m.graph.widths)),
+        "scaling": (3, channels),
+        **({"resolution": (channels,)} if m.dtype == "float32" else {}),
+        "affine": (2, m.sets, m.graph.channels),
+        "exponents": (2, m.sets, layers),
+    }
+
+
+def _groups(graph: Graph) -> list[tuple[int, int]]:
+    """For each width the planes that it adds to the next narrower one: the first, and the one after the last."""
+    return list(zip((0, *graph.widths), graph.widths, strict=False))
 
 
 def _open_regular(path: str | Path) -> BinaryIO:
@@ -370,31 +400,21 @@ def _open_regular(path: str | Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def _plane_width(name: str) -> int:
-    """The narrowest width that needs a tensor: 0 for all but bit planes."""
-    return int(name.removeprefix("planes.")) if name.startswith("planes.") else 0
-
-
 def _tensor(name: str, entry: object, position: int, start: int) -> Tensor:
     if not isinstance(entry, dict) or list(entry) != ["dtype", "shape", "data_offsets"]:
         raise FormatError(f"tensor {name!r}: dtype, shape and data_offsets are required, in this order")
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-        raise FormatError(f"tensor {name!r}: dtype {reprlib.repr(entry['dtype'])} is none of {', '.join(DTYPES)}")
+    if entry["dtype"] != "U8":
+        raise FormatError(f"tensor {name!r}: dtype {reprlib.repr(entry['dtype'])} is not U8")
     try:
         shape, offsets = as_ints(entry["shape"], "shape"), as_ints(entry["data_offsets"], "data_offsets")
     except SchemaError as e:
         raise FormatError(f"tensor {name!r}: {e}") from None
-    nbytes = math.prod(shape) * np.dtype(DTYPES[entry["dtype"]]).itemsize
+    nbytes = math.prod(shape)
     if not all(size > 0 for size in shape) or list(offsets) != [position, position + nbytes]:
         raise FormatError(f"tensor {name!r}: shape {shape} at {offsets}, where bytes {position} on are due")
-    return Tensor(entry["dtype"], shape, start + position, nbytes)
+    return Tensor(shape, start + position, nbytes)
 
 
 def _digest(raw: bytes) -> str:
     """SHA-256 in base64, URL alphabet, without its padding: a third shorter than in hexadecimal."""
     return base64.urlsafe_b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
-
-
-def _header_bytes(header: dict[str, Any]) -> bytes:
-    raw = dump(header)
-    return raw + b" " * (-len(raw) % 8)

@@ -64,6 +64,20 @@ _USES = {
     "reshape": ("shape",),
 }
 
+#: Keys of an operation in a file, after {kind: name}, in their order.
+_KEYS = {
+    "in": "inputs",
+    "c": "channels",
+    "k": "kernel",
+    "s": "stride",
+    "p": "padding",
+    "d": "dilation",
+    "g": "groups",
+    "low": "low",
+    "high": "high",
+    "shape": "shape",
+}
+
 Shape = tuple[int, int, int]
 
 
@@ -125,39 +139,51 @@ class Op:
     high: int = 255
     shape: tuple[int, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields that differ from their defaults."""
-        changed: dict[str, Any] = {"kind": self.kind, "inputs": list(self.inputs)}
-        for f in dataclasses.fields(self)[2:]:
-            value = getattr(self, f.name)
-            if value != f.default:
-                changed[f.name] = list(value) if isinstance(value, tuple) else value
-        return changed
+    def to_json(self, index: int) -> dict[str, Any]:
+        """Operation `index` of a graph as a file has it: short keys, nothing at its default, equal numbers once."""
+        data: dict[str, Any] = {self.kind: self.name}
+        defaults = _defaults(index)
+        for key, name in _KEYS.items():
+            value = getattr(self, name)
+            if value != defaults[name]:
+                once = name in _WINDOW and len(set(value)) == 1
+                data[key] = value[0] if once else list(value) if isinstance(value, tuple) else value
+        return data
 
     @classmethod
-    def from_json(cls, at: str, data: object) -> Op:
-        """Reads what `to_json` wrote. Raises SchemaError that names the field."""
-        if not isinstance(data, dict):
-            raise SchemaError(f"{at}: an operation is an object")
-        types = {f.name: f.default for f in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
-        for key, value in data.items():
-            if key not in types:
+    def from_json(cls, at: str, index: int, data: object) -> Op:
+        """Reads what `to_json` wrote, and no longer notation of it. Raises SchemaError that names the field."""
+        if not isinstance(data, dict) or not data:
+            raise SchemaError(f"{at}: an operation is an object that begins with its kind and name")
+        (kind, name), *fields = data.items()
+        if not isinstance(name, str):
+            raise SchemaError(f"{at}.{kind[:40]}: {reprlib.repr(name)} is no name")
+        values = _defaults(index)
+        for key, value in fields:
+            if key not in _KEYS:
                 raise SchemaError(f"{at}: unknown field {reprlib.repr(key)}")
-            if key in ("kind", "name"):
-                good = isinstance(value, str)
-            elif key in ("channels", "groups", "low", "high"):
+            attribute = _KEYS[key]
+            if attribute in _WINDOW and _is_int(value):
+                value = [value] * len(values[attribute])
+            if isinstance(values[attribute], int):
                 good = _is_int(value)
             else:
-                length = None if key in ("inputs", "shape") else len(types[key])  # type: ignore[arg-type]
+                length = len(values[attribute]) if attribute in _WINDOW else None
                 good = isinstance(value, list) and all(map(_is_int, value)) and length in (None, len(value))
-                value = tuple(value) if good else value
             if not good:
                 raise SchemaError(f"{at}.{key}: {reprlib.repr(value)} has the wrong type or length")
-            values[key] = value
-        if "kind" not in values or "inputs" not in values:
-            raise SchemaError(f"{at}: kind and inputs are required")
-        return cls(**values)
+            values[attribute] = tuple(value) if isinstance(value, list) else value
+        op = cls(kind=kind, name=name, **values)
+        shortest = op.to_json(index)
+        for key, value in fields:
+            if shortest.get(key) != value:
+                raise SchemaError(f"{at}.{key}: {reprlib.repr(value)} has a shorter notation")
+        return op
+
+
+def _defaults(index: int) -> dict[str, Any]:
+    """What the fields of `_KEYS` are where a file leaves them out: operation `index` reads the tensor made last."""
+    return {name: (index,) if name == "inputs" else getattr(Op, name) for name in _KEYS.values()}
 
 
 def output_bits(op: Op) -> int:

@@ -4,95 +4,170 @@ from __future__ import annotations
 
 import math
 import reprlib
+from dataclasses import dataclass
 from typing import Any
 
-from caq.errors import CaqError, SchemaError, VersionError
-from caq.graph import MAX_OPS, Graph, LayerWidths, Op
+from caq.errors import CaqError, SchemaError
+from caq.graph import MAX_OPS, Assignment, Graph, LayerWidths, Op
 from caq.model import TASKS, OperatingPoint
+from caq.quant import TOP_WIDTH
 from caq.scaling import RAW_RANGES
-from caq.strict_json import as_choice, as_count, as_ints, as_list, as_number, as_object, as_text, dump, with_keys
+from caq.strict_json import as_choice, as_count, as_ints, as_list, as_object, as_real, as_text, dump, with_keys
 
-VERSION = 1
 MAX_POINTS = 1024
+MAX_SETS = 1024
 MAX_NAME = 256
 MAX_LABELS = 2**16
 
 
+@dataclass(frozen=True)
 class Manifest:
-    """The manifest's fields, checked. Raises SchemaError that names the field, VersionError on another version."""
+    """What the manifest says; `from_json` checks it, the constructor does not.
 
-    def __init__(self, data: dict[str, Any]) -> None:
-        keys = {"version", "task", "input", "widths", "ops", "points", "labels", "provenance", "sha256"}
-        # First, because another version may have other keys.
-        if "version" in data and (type(data["version"]) is not int or data["version"] != VERSION):
-            raise VersionError(f"manifest version {reprlib.repr(data['version'])}; this caq reads version {VERSION}")
+    sets: number of parameter sets. sha256: of the parameters, then of the planes that each width adds, ascending.
+    """
+
+    task: str
+    sample_shape: tuple[int, ...]
+    dtype: str
+    graph: Graph
+    sets: int
+    points: tuple[OperatingPoint, ...]
+    labels: tuple[str, ...]
+    provenance: dict[str, str | int | float]
+    sha256: tuple[str, ...]
+
+    def to_bytes(self) -> bytes:
+        """The manifest as it is stored: one model has one notation, padded to a multiple of 8 bytes.
+
+        Raises SchemaError on a value that is not JSON, and on points that differ in what the file holds once.
+        """
+        graph, first = self.graph, self.points[:1]
+        for p in self.points:
+            if p.samples != first[0].samples:
+                raise SchemaError(
+                    f"point {p.name!r}: measured on {p.samples} samples, {first[0].name!r} on {first[0].samples}; "
+                    "a file holds one number"
+                )
+        source: dict[str, Any] = {"sample": list(self.sample_shape), "dtype": self.dtype}
+        if graph.input_shape != _image_shape(self.sample_shape):
+            source["shape"] = list(graph.input_shape)
+        data = {
+            "task": self.task,
+            "input": source,
+            "widths": list(graph.widths),
+            "sets": self.sets,
+            "ops": [op.to_json(i) for i, op in enumerate(graph.ops)],
+            "samples": first[0].samples if first else 0,
+            "points": [_point_to_json(p, graph) for p in self.points],
+            "labels": list(self.labels),
+            "provenance": self.provenance,
+            "sha256": list(self.sha256),
+        }
+        try:
+            return dump(data)
+        except (TypeError, ValueError, RecursionError) as e:
+            raise SchemaError(f"a score or a value of the provenance is not JSON: {e}") from None
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Manifest:
+        """Reads what `to_bytes` wrote. Raises SchemaError that names the field."""
+        keys = {"task", "input", "widths", "sets", "ops", "samples", "points", "labels", "provenance", "sha256"}
         with_keys(data, "manifest", keys)
-        self.task = as_choice(data["task"], "task", TASKS)
-        source = with_keys(data["input"], "input", {"sample", "shape", "dtype", "step"})
-        shape, self.sample_shape = as_ints(source["shape"], "input.shape"), as_ints(source["sample"], "input.sample")
-        if not all(size > 0 for size in self.sample_shape) or math.prod(shape) != math.prod(self.sample_shape):
-            raise SchemaError(f"input: samples {self.sample_shape} do not fill {shape}")
-        self.dtype = as_choice(source["dtype"], "input.dtype", RAW_RANGES)
-        self.step = as_number(source["step"], "input.step")
-        ops = tuple(Op.from_json(f"ops[{i}]", op) for i, op in enumerate(as_list(data["ops"], "ops", MAX_OPS)))
+        task = as_choice(data["task"], "task", TASKS)
+        source = with_keys(data["input"], "input", {"sample", "dtype"}, optional="shape")
+        sample_shape = as_ints(source["sample"], "input.sample")
+        usual = _image_shape(sample_shape)
+        shape = as_ints(source["shape"], "input.shape") if "shape" in source else usual
+        if "shape" in source and shape == usual:
+            raise SchemaError(f"input.shape: {shape} follows from the sample's and is left out")
+        if not all(size > 0 for size in sample_shape) or math.prod(shape) != math.prod(sample_shape):
+            raise SchemaError(f"input: samples {sample_shape} do not fill {shape}")
+        dtype = as_choice(source["dtype"], "input.dtype", RAW_RANGES)
+        ops = tuple(Op.from_json(f"ops[{i}]", i, op) for i, op in enumerate(as_list(data["ops"], "ops", MAX_OPS)))
         for i, op in enumerate(ops):
             if op.name:
-                as_text(op.name, f"ops[{i}].name", MAX_NAME)
-        self.graph = Graph(shape, ops, as_ints(data["widths"], "widths"))  # type: ignore[arg-type]  # it checks the length
-        points = as_list(data["points"], "points", MAX_POINTS)
-        self.points = tuple(self._point(f"points[{i}]", p) for i, p in enumerate(points))
-        if not points or len({p.name for p in self.points}) != len(points):
+                as_text(op.name, f"ops[{i}].{op.kind[:40]}", MAX_NAME)
+        graph = Graph(shape, ops, as_ints(data["widths"], "widths"))  # type: ignore[arg-type]  # it checks the length
+        sets = as_count(data["sets"], "sets")
+        if not len(graph.widths) <= sets <= MAX_SETS:
+            raise SchemaError(f"sets: {sets} parameter sets, not {len(graph.widths)} to {MAX_SETS}")
+        samples = as_count(data["samples"], "samples")
+        rows = as_list(data["points"], "points", MAX_POINTS)
+        points = tuple(_point_from_json(f"points[{i}]", p, graph, task, samples, sets) for i, p in enumerate(rows))
+        if not points or len({p.name for p in points}) != len(points):
             raise SchemaError("points: at least one, and each of its own name")
-        self.labels = tuple(as_text(v, "labels", MAX_NAME) for v in as_list(data["labels"], "labels", MAX_LABELS))
-        if self.labels and len(self.labels) != math.prod(self.graph.shapes[-1]):
-            raise SchemaError(f"labels: {len(self.labels)} for {math.prod(self.graph.shapes[-1])} outputs")
-        self.provenance = as_object(data["provenance"], "provenance")
-        if not all(isinstance(v, str) or type(v) in (int, float) for v in self.provenance.values()):
+        labels = tuple(as_text(v, "labels", MAX_NAME) for v in as_list(data["labels"], "labels", MAX_LABELS))
+        if labels and len(labels) != math.prod(graph.shapes[-1]):
+            raise SchemaError(f"labels: {len(labels)} for {math.prod(graph.shapes[-1])} outputs")
+        provenance = as_object(data["provenance"], "provenance")
+        if not all(isinstance(v, str) or type(v) in (int, float) for v in provenance.values()):
             raise SchemaError("provenance: strings and numbers only")
-        self.sha256 = as_object(data["sha256"], "sha256")
-
-    def _point(self, at: str, data: object) -> OperatingPoint:
-        p = as_object(data, at)
-        with_keys({k: v for k, v in p.items() if k != "set"}, at, {"name", "w", "a", "score", "samples", "cost"})
-        name = as_text(p["name"], f"{at}.name", MAX_NAME)
-        weight, activation = (as_text(p[k], f"{at}.{k}", MAX_OPS) for k in ("w", "a"))
-        if len(weight) != len(activation) or not (weight + activation).isascii() or not (weight + activation).isdigit():
-            raise SchemaError(f"{at}: w and a are as many digits as the model has layers")
-        assignment = tuple(LayerWidths(int(w), int(a)) for w, a in zip(weight, activation, strict=True))
-        try:
-            self.graph.check_assignment(assignment)
-        except CaqError as e:
-            raise SchemaError(f"{at}: {e}") from None
-        cost = self.graph.cost(assignment)
-        if as_ints(p["cost"], f"{at}.cost") != (cost.weight_bytes, cost.bit_macs):
-            raise SchemaError(f"{at}.cost: {p['cost']}, the graph costs {[cost.weight_bytes, cost.bit_macs]}")
-        score, samples = as_number(p["score"], f"{at}.score"), as_count(p["samples"], f"{at}.samples")
-        if score > 1 or (score < 0 and self.task == "classify"):
-            raise SchemaError(f"{at}.score: {score} is no {TASKS[self.task]}")
-        own_set = as_count(p["set"], f"{at}.set") if "set" in p else None
-        return OperatingPoint(name, assignment, score, TASKS[self.task], samples, cost, own_set)
+        count = 1 + len(graph.widths)
+        sha256 = tuple(as_text(v, "sha256", 43) for v in as_list(data["sha256"], "sha256", count))
+        if len(sha256) != count:
+            raise SchemaError(f"sha256: {len(sha256)} digests, not {count}: the parameters' and one a width")
+        return cls(task, sample_shape, dtype, graph, sets, points, labels, provenance, sha256)
 
 
-def point_to_json(p: OperatingPoint, graph: Graph) -> dict[str, Any]:
+def _image_shape(sample: tuple[int, ...]) -> tuple[int, ...]:
+    """(H, W, C) of a sample, as the graph eats it unless the file says otherwise."""
+    return (*[1] * (3 - len(sample)), *sample)
+
+
+def _point_to_json(p: OperatingPoint, graph: Graph) -> list[Any]:
     """An operating point as the manifest has it. Raises SchemaError on widths that `graph` does not serve."""
     try:
         graph.check_assignment(p.assignment)  # only then every width is one digit
     except CaqError as e:
         raise SchemaError(f"point {p.name!r}: {e}") from None
-    data: dict[str, Any] = {
-        "name": p.name,
-        "w": "".join(str(v.weight) for v in p.assignment),
-        "a": "".join(str(v.activation) for v in p.assignment),
-        "score": p.score,
-        "samples": p.samples,
-        "cost": [p.cost.weight_bytes, p.cost.bit_macs],
-    }
-    return data if p.parameter_set is None else {**data, "set": p.parameter_set}
+    pairs = list(zip(p.assignment, graph.layers, strict=True))
+    # Layers that read the network's input have no choice, so they do not keep the others from being alike.
+    free = [pair.activation for pair, layer in pairs if not layer.reads_input] or [TOP_WIDTH]
+    activations = free if len(set(free)) == 1 else [pair.activation for pair in p.assignment]
+    row = [p.name, _digits([pair.weight for pair in p.assignment]), _digits(activations), p.score]
+    return row if p.parameter_set is None else [*row, p.parameter_set]
 
 
-def manifest_bytes(manifest: dict[str, Any]) -> bytes:
-    """The manifest as it is stored. Raises SchemaError on a value that is not JSON."""
+def _digits(widths: list[int]) -> str:
+    """One digit each, or one for all where they are alike."""
+    return "".join(map(str, widths[:1] if len(set(widths)) == 1 else widths))
+
+
+def _point_from_json(at: str, data: object, graph: Graph, task: str, samples: int, sets: int) -> OperatingPoint:
+    row = as_list(data, at, 5)
+    if len(row) < 4:
+        raise SchemaError(f"{at}: name, w, a, score and perhaps set are expected, not {len(row)} values")
+    name = as_text(row[0], f"{at}.name", MAX_NAME)
+    assignment = _assignment(at, row[1], row[2], graph)
     try:
-        return dump(manifest)
-    except (TypeError, ValueError, RecursionError) as e:
-        raise SchemaError(f"a score or a value of the provenance is not JSON: {e}") from None
+        graph.check_assignment(assignment)
+    except CaqError as e:
+        raise SchemaError(f"{at}: {e}") from None
+    score = as_real(row[3], f"{at}.score")
+    if score > 1 or (score < 0 and task == "classify"):
+        raise SchemaError(f"{at}.score: {score} is no {TASKS[task]}")
+    own_set = as_count(row[4], f"{at}.set") if len(row) == 5 else None
+    if own_set is not None and not len(graph.widths) <= own_set < sets:
+        raise SchemaError(f"{at}.set: no parameter set {own_set} of a point's own")
+    point = OperatingPoint(name, assignment, score, TASKS[task], samples, graph.cost(assignment), own_set)
+    shortest = _point_to_json(point, graph)
+    for i, key in ((1, "w"), (2, "a")):
+        if row[i] != shortest[i]:
+            raise SchemaError(f"{at}.{key}: {reprlib.repr(row[i])} is written {reprlib.repr(shortest[i])}")
+    return point
+
+
+def _assignment(at: str, w: object, a: object, graph: Graph) -> Assignment:
+    """One digit a layer; a single digit is that of every layer but that the network's input is read at 8 bits."""
+    weight, activation = as_text(w, f"{at}.w", MAX_OPS), as_text(a, f"{at}.a", MAX_OPS)
+    layers = graph.layers
+    if not (weight + activation).isascii() or not (weight + activation).isdigit():
+        raise SchemaError(f"{at}: w and a are digits, one a layer or one for all")
+    if len(weight) == 1:
+        weight *= len(layers)
+    if len(activation) == 1:
+        activation = "".join(str(TOP_WIDTH) if layer.reads_input else activation for layer in layers)
+    if not len(weight) == len(activation) == len(layers):
+        raise SchemaError(f"{at}: the model has {len(layers)} layers, w {len(weight)} digits and a {len(activation)}")
+    return tuple(LayerWidths(int(x), int(y)) for x, y in zip(weight, activation, strict=True))

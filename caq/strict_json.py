@@ -16,8 +16,9 @@ from caq.errors import FormatError, SchemaError
 
 
 def dump(data: object) -> bytes:
-    """The bytes of `data`: ASCII, no spaces. Raises ValueError on NaN and infinity."""
-    return json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+    """The bytes of `data`: ASCII, no spaces but those that pad it to a multiple of 8. Raises ValueError on NaN."""
+    raw = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+    return raw + b" " * (-len(raw) % 8)
 
 
 def parse(raw: bytes, where: str) -> dict[str, Any]:
@@ -50,12 +51,12 @@ def as_object(data: object, at: str) -> dict[str, Any]:
     return _typed(data, at, dict, "an object", lambda _: True)
 
 
-def with_keys(data: object, at: str, keys: set[str]) -> dict[str, Any]:
-    """An object of exactly these keys."""
+def with_keys(data: object, at: str, keys: set[str], optional: str = "") -> dict[str, Any]:
+    """An object of these keys, and perhaps the optional one, and no other."""
     found = set(as_object(data, at))
-    if found != keys:
-        unknown = reprlib.repr(sorted(found - keys))
-        raise SchemaError(f"{at}: missing keys {sorted(keys - found)}, unknown keys {unknown}")
+    missing, unknown = keys - found, found - keys - {optional}
+    if missing or unknown:
+        raise SchemaError(f"{at}: missing keys {sorted(missing)}, unknown keys {reprlib.repr(sorted(unknown))}")
     return data  # type: ignore[return-value]
 
 
@@ -86,11 +87,9 @@ def as_ints(data: object, at: str) -> tuple[int, ...]:
     return tuple(_typed(data, at, list, "a list of 1 to 8 integers", good))
 
 
-def as_number(data: object, at: str) -> float:
-    """A finite number."""
-    # A comparison, because an integer of 400 digits has no float.
-    good: Callable[[Any], bool] = lambda d: type(d) is not bool and abs(d) < 1e300  # noqa: E731
-    return float(_typed(data, at, (int, float), "a number", good))
+def as_real(data: object, at: str) -> float:
+    """A number with a fraction: 1.0, because 1 would be a second notation of it."""
+    return _typed(data, at, float, "a number like 0.5 or 1.0", lambda _: True)
 
 
 def _typed(data: Any, at: str, kind: Any, what: str, good: Callable[[Any], bool]) -> Any:

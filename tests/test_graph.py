@@ -194,32 +194,56 @@ def test_widths_are_ascending_and_known(widths):
 
 def test_operations_survive_json():
     for seed in range(6):
-        for op in models.model(seed).graph.ops:
-            assert Op.from_json("op", json.loads(json.dumps(op.to_json()))) == op
-    assert Op("add", (1, 2)).to_json() == {"kind": "add", "inputs": [1, 2]}
+        for i, op in enumerate(models.model(seed).graph.ops):
+            assert Op.from_json("op", i, json.loads(json.dumps(op.to_json(i)))) == op
+
+
+@pytest.mark.parametrize(
+    ("index", "op", "data"),
+    [
+        (2, Op("add", (1, 2)), {"add": "", "in": [1, 2]}),
+        (2, Op("clamp", (2,), "x", high=127), {"clamp": "x", "high": 127}),
+        (3, Op("clamp", (2,), "x", high=127), {"clamp": "x", "in": [2], "high": 127}),
+        (0, Op("conv", (0,), channels=4, kernel=(3, 3), stride=(2, 1)), {"conv": "", "c": 4, "k": 3, "s": [2, 1]}),
+        (0, Op("conv", (0,), channels=4, padding=(1, 1, 1, 1)), {"conv": "", "c": 4, "p": 1}),
+        (0, Op("conv", (0,), channels=4, padding=(1, 1, 0, 0)), {"conv": "", "c": 4, "p": [1, 1, 0, 0]}),
+        (0, Op("conv", (0,), channels=4, dilation=(2, 2), groups=2), {"conv": "", "c": 4, "d": 2, "g": 2}),
+        (0, Op("reshape", (0,), shape=(1, 1, 1)), {"reshape": "", "shape": [1, 1, 1]}),
+        (0, Op("clamp", (0,), low=-128, high=127), {"clamp": "", "low": -128, "high": 127}),
+    ],
+)
+def test_operations_have_one_notation(index, op, data):
+    assert op.to_json(index) == data and list(op.to_json(index)) == list(data)
+    assert Op.from_json("op", index, data) == op
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ([], "an operation is an object"),
-        ({"inputs": [0]}, "kind and inputs are required"),
-        ({"kind": "conv"}, "kind and inputs are required"),
-        ({"kind": 1, "inputs": [0]}, "op.kind: 1 "),
-        ({"kind": "conv", "inputs": 0}, "op.inputs"),
-        ({"kind": "conv", "inputs": [True]}, "op.inputs"),
-        ({"kind": "conv", "inputs": [0.0]}, "op.inputs"),
-        ({"kind": "conv", "inputs": [2**31]}, "op.inputs"),
-        ({"kind": "conv", "inputs": [0], "channels": False}, "op.channels"),
-        ({"kind": "conv", "inputs": [0], "kernel": [3]}, "op.kernel"),
-        ({"kind": "conv", "inputs": [0], "padding": [1, 1]}, "op.padding"),
-        ({"kind": "conv", "inputs": [0], "name": None}, "op.name"),
-        ({"kind": "conv", "inputs": [0], "bits": 8}, "unknown field 'bits'"),
+        ({}, "an operation is an object that begins with its kind and name"),
+        ({"conv": 1}, "op.conv: 1 is no name"),
+        ({"c": 4, "conv": ""}, "op.c: 4 is no name"),
+        ({"conv": "", "in": 0}, "op.in"),
+        ({"conv": "", "in": [True]}, "op.in"),
+        ({"conv": "", "in": [0.0]}, "op.in"),
+        ({"conv": "", "in": [2**31]}, "op.in"),
+        ({"conv": "", "c": False}, "op.c"),
+        ({"conv": "", "k": True}, "op.k: True has the wrong type"),
+        ({"conv": "", "k": [3]}, "op.k"),
+        ({"conv": "", "p": [1, 2]}, "op.p"),
+        ({"conv": "", "low": [1, 1]}, "op.low"),
+        ({"conv": "", "shape": 1}, "op.shape"),
+        ({"conv": "", "bits": 8}, "unknown field 'bits'"),
+        ({"conv": "", "kernel": 3}, "unknown field 'kernel'"),
+        ({"conv": "", "in": [5]}, "op.in: .5. has a shorter notation"),
+        ({"conv": "", "k": [3, 3]}, "op.k: .3, 3. has a shorter notation"),
+        ({"conv": "", "s": 1}, "op.s: 1 has a shorter notation"),
     ],
 )
-def test_operations_refuse_json_of_wrong_types(data, message):
+def test_operations_refuse_json_of_wrong_types_and_longer_notations(data, message):
     with pytest.raises(SchemaError, match=message):
-        Op.from_json("op", data)
+        Op.from_json("op", 5, data)
 
 
 def test_widths_print_and_parse():

@@ -14,9 +14,6 @@ from caq.model import Model
 
 HELP = "show an artifact's sizes, layers and operating points"
 
-#: Tensors that hold parameters of layers and channels; the others hold the manifest and the weights' bit planes.
-PARAMETERS = ("affine", "exponents", "steps", "ratios", "scaling", "resolution")
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_artifact(parser)
@@ -50,7 +47,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
 
 def _sizes(reader: Reader, model: Model) -> dict[str, Any]:
     codes = model.graph.weights
-    parameters = sum(reader.tensors[name].nbytes for name in PARAMETERS if name in reader.tensors)
+    parameters = reader.tensors["parameters"].nbytes
     return {
         "file_bytes": reader.file_bytes,
         "weight_code_bytes": codes,

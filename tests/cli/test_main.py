@@ -77,7 +77,7 @@ def test_wrong_usage_exits_with_2(argv, message, call):
         (("run", "", "--data", "{data}"), "ConfigError", "the path of a .caq file is expected, not ''"),
         (("info", "{folder}"), "FormatError", "not a regular file"),
         (("info", "{data}"), "FormatError", "x.npz"),
-        (("info", "{folder}/damaged.caq"), "IntegrityError", "damaged.caq: tensor 'planes.8'"),
+        (("info", "{folder}/damaged.caq"), "IntegrityError", "damaged.caq: planes of width 8"),
         (("info", "{folder}/short.caq"), "FormatError", "short.caq"),
         (("eval", "{artifact}", "--data", "digit"), "DataError", "did you mean 'digits'"),
         (("eval", "{artifact}", "--data", "{folder}/none.npz"), "DataError", "none.npz: no such file"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from caq.errors import ArtifactError
-from tests.hostile.make import Draft, base, take_apart
+from tests.hostile.make import Draft, base, graph_of, take_apart
 
 Edit = Callable[[Draft], Any]
 
@@ -59,23 +59,30 @@ def drop(*path: str | int) -> Edit:
     return edit
 
 
-def op(kind: str, **fields: Any) -> Edit:
+def op(kind: str, /, **fields: Any) -> Edit:
     """Sets fields of the manifest's first operation of a kind."""
-    return lambda d: next(o for o in d.manifest["ops"] if o["kind"] == kind).update(fields)
+    return lambda d: next(o for o in d.manifest["ops"] if kind in o).update(fields)
 
 
-def point(**fields: Any) -> Edit:
-    """Sets fields of the manifest's first operating point."""
-    return lambda d: d.manifest["points"][0].update(fields)
+def point(index: int = 0, /, **values: Any) -> Edit:
+    """Sets values of one of the manifest's operating points."""
+
+    def edit(d: Draft) -> None:
+        row = d.manifest["points"][index]
+        row += [None] * ("set" in values and len(row) == 4)
+        for key, value in values.items():
+            row[("name", "w", "a", "score", "set").index(key)] = value
+
+    return edit
 
 
 def array(name: str, index: Any, value: float) -> Edit:
-    """Sets one element of a tensor; the checksum follows."""
+    """Sets one element of an array; the checksum follows."""
     return lambda d: d.arrays[name].__setitem__(index, value)
 
 
 def reshaped(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Edit:
-    """Replaces a tensor; its shape, offsets and checksum follow."""
+    """Replaces an array; the tensor's shape, offsets and checksum follow."""
     return lambda d: d.arrays.__setitem__(name, change(d.arrays[name]))
 
 
@@ -125,14 +132,9 @@ def renamed(old: str, new: str) -> Edit:
     return header(change)
 
 
-def swapped_tensors(d: Draft) -> None:
-    """Two tensors in each other's place, offsets right."""
-    d.arrays = {"ratios": d.arrays["ratios"], **d.arrays}
-
-
 def swapped_offsets(h: dict[str, Any]) -> None:
     """Two tensors of the header claim each other's bytes."""
-    a, b = h["affine"], h["exponents"]
+    a, b = h["parameters"], h["planes"]
     a["data_offsets"], b["data_offsets"] = b["data_offsets"], a["data_offsets"]
 
 
@@ -141,23 +143,26 @@ def manifest_last(h: dict[str, Any]) -> None:
     h["manifest"] = h.pop("manifest")
 
 
-def extra_tensor(d: Draft) -> None:
-    """A tensor that no manifest asks for, at the end."""
-    d.arrays["weights"] = np.zeros(8, np.uint8)
-    d.dtypes["weights"] = "U8"
+def extra_tensor(h: dict[str, Any]) -> None:
+    """A tensor that the format does not have, at the end."""
+    end = h["planes"]["data_offsets"][1]
+    h["weights"] = {"dtype": "U8", "shape": [8], "data_offsets": [end, end + 8]}
 
 
-def without(name: str) -> Edit:
-    """Leaves a tensor out."""
-    return lambda d: d.arrays.pop(name)
+def wrong_sha(index: int, value: object = "A" * 43) -> Edit:
+    """Sets a checksum that stays as it is."""
+    return lambda d: (put("sha256", index, value=value)(d), d.wrong_sha.add(index))
 
 
-def retyped(name: str, code: str, dtype: type) -> Edit:
-    """The same values in another dtype."""
+def reordered(*path: str | int) -> Edit:
+    """Moves the first key of an object of the manifest to its end."""
 
     def edit(d: Draft) -> None:
-        d.arrays[name] = d.arrays[name].astype(dtype)
-        d.dtypes[name] = code
+        target: Any = d.manifest
+        for key in path:
+            target = target[key]
+        first = next(iter(target))
+        target[first] = target.pop(first)
 
     return edit
 
@@ -189,41 +194,46 @@ def nested(depth: int) -> str:
 
 def long_point(d: Draft) -> None:
     """An assignment with a layer too many."""
-    p = d.manifest["points"][0]
-    p["w"], p["a"] = p["w"] + "8", p["a"] + "8"
+    row = d.manifest["points"][3]
+    row[1:3] = [row[1] + "8", row[2] + "8"]
 
 
 def many_points(d: Draft) -> None:
     """More points than a file may have."""
     first = d.manifest["points"][0]
-    d.manifest["points"] = [{**first, "name": str(i)} for i in range(1025)]
+    d.manifest["points"] = [[str(i), *first[1:]] for i in range(1025)]
 
 
 def dangling(d: Draft) -> None:
     """An operation whose output nobody reads."""
-    d.manifest["ops"].insert(-1, {"kind": "clamp", "inputs": [0], "low": -128, "high": 127})
-    d.manifest["ops"][-1]["inputs"] = [len(d.manifest["ops"]) - 2]
+    last = len(d.manifest["ops"]) - 1
+    d.manifest["ops"].insert(-1, {"clamp": "", "in": [0], "low": -128, "high": 127})
+    d.manifest["ops"][-1]["in"] = [last]
+
+
+def series(**source: Any) -> Edit:
+    """Samples (T, C) of 112 values; the operations are not reached."""
+    return put("input", value={"sample": [8, 14], "dtype": "uint8", **source})
+
+
+def vector(**source: Any) -> Edit:
+    """Samples (F,) of 112 values; the operations are not reached."""
+    return put("input", value={"sample": [112], "dtype": "uint8", **source})
+
+
+def one_layer(a: str) -> Edit:
+    """A graph whose only layer reads the input, and one point, with activations `a`."""
+
+    def edit(d: Draft) -> None:
+        d.manifest.update(ops=[{"conv": "c", "c": 3, "k": [8, 7]}], points=[["x", "2", a, 0.5]])
+
+    return edit
 
 
 def filler(d: Draft) -> None:
     """Sets a bit after the last code of the first layer that does not fill its last byte."""
-    planes = d.arrays["planes.2"]
-    start = 0
-    for count in layer_weights(d.manifest):
-        start += -(-count // 8)
-        if count % 8:
-            planes[0, start - 1] |= 0x80
-            return
-    raise AssertionError("the base model needs a layer with a number of weights that 8 does not divide")
-
-
-def layer_weights(manifest: dict[str, Any]) -> list[int]:
-    """Weights of each conv, from the shapes that caq's own graph finds."""
-    from caq.graph import Graph, Op
-
-    ops = tuple(Op.from_json("", o) for o in manifest["ops"])
-    graph = Graph(tuple(manifest["input"]["shape"]), ops, tuple(manifest["widths"]))  # type: ignore[arg-type]
-    return [layer.weights for layer in graph.layers]
+    layer = next(layer for layer in graph_of(d.manifest).layers if layer.weights % 8)
+    d.arrays["planes"][0, layer.first_byte + layer.weights // 8] |= 0x80
 
 
 def set_version(h: dict[str, Any], value: object) -> None:

@@ -9,6 +9,7 @@ import base64
 import functools
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,47 +19,51 @@ from typing import Any
 import numpy as np
 
 from caq.artifact import dumps
+from caq.graph import Graph, Op
 from tests import models
-
-DTYPES = {"U8": "u1", "I8": "i1", "I16": "<i2", "I32": "<i4", "F32": "<f4"}
 
 
 @dataclass
 class Draft:
     """The parts of a file, before it is put together; each edit is applied where its part exists.
 
-    manifest_text, header, header_text and file: edits of the manifest's bytes (its checksum follows), of the header's
-    object, of the header's bytes (its length follows) and of the whole file.
+    arrays: those of the parameters by name, and the planes. manifest_text, header, header_text and file: edits of the
+    manifest's bytes (its checksum follows), of the header's object, of the header's bytes (its length follows) and of
+    the whole file. wrong_sha: places in sha256 that keep what the manifest says.
     """
 
     manifest: dict[str, Any]
     arrays: dict[str, np.ndarray]
-    dtypes: dict[str, str]
+    widths: tuple[int, ...]
     manifest_text: Callable[[bytes], bytes] = lambda raw: raw
     header: Callable[[dict[str, Any]], Any] = lambda header: None
     header_text: Callable[[bytes], bytes] = lambda raw: raw
     file: Callable[[bytes], bytes] = lambda data: data
-    wrong_sha: set[str] = field(default_factory=set)
+    wrong_sha: set[int] = field(default_factory=set)
 
     def build(self) -> bytes:
         """The file."""
-        tensors = {name: np.ascontiguousarray(a).tobytes() for name, a in self.arrays.items()}
+        planes = self.arrays["planes"]
+        parameters = b"".join(a.tobytes() for name, a in self.arrays.items() if name != "planes")
+        groups = [planes[below:w].tobytes() for below, w in zip((0, *self.widths), self.widths, strict=False)]
         known = self.manifest.get("sha256")
-        if isinstance(known, dict):
-            known.update({n: digest(raw) for n, raw in tensors.items() if n in known and n not in self.wrong_sha})
+        if isinstance(known, list):
+            for i, raw in enumerate([parameters, *groups][: len(known)]):
+                known[i] = known[i] if i in self.wrong_sha else digest(raw)
         # NaN and infinity are written as Python writes them, because a hostile file may hold them.
         manifest = self.manifest_text(to_json(self.manifest))
         header: dict[str, Any] = {"__metadata__": {"caq": "1", "manifest_sha256": digest(manifest)}}
         end = 0
-        for name, raw, dtype, shape in (
-            ("manifest", manifest, "U8", [len(manifest)]),
-            *((n, raw, self.dtypes[n], list(self.arrays[n].shape)) for n, raw in tensors.items()),
+        for name, raw, shape in (
+            ("manifest", manifest, [len(manifest)]),
+            ("parameters", parameters, [len(parameters)]),
+            ("planes", planes.tobytes(), list(planes.shape)),
         ):
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + len(raw)]}
+            header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [end, end + len(raw)]}
             end += len(raw)
         self.header(header)
         head = self.header_text(to_json(header))
-        return self.file(len(head).to_bytes(8, "little") + head + manifest + b"".join(tensors.values()))
+        return self.file(len(head).to_bytes(8, "little") + head + manifest + parameters + planes.tobytes())
 
 
 def digest(raw: bytes) -> str:
@@ -80,19 +85,40 @@ def base(name: str) -> bytes:
     return dumps(models.model(0, name))
 
 
+def graph_of(manifest: dict[str, Any]) -> Graph:
+    """The graph that a sound manifest describes."""
+    sample = manifest["input"]["sample"]
+    ops = tuple(Op.from_json("", i, o) for i, o in enumerate(manifest["ops"]))
+    return Graph(tuple(manifest["input"].get("shape", sample)), ops, tuple(manifest["widths"]))  # type: ignore[arg-type]
+
+
 def take_apart(data: bytes) -> Draft:
-    """The parts of a sound file."""
+    """The parts of a sound file; the layout of its parameters is written here a second time."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    draft = Draft({}, {}, {})
-    for name, entry in list(header.items())[1:]:
-        begin, end = (8 + length + v for v in entry["data_offsets"])
-        if name == "manifest":
-            draft.manifest = json.loads(data[begin:end])
-        else:
-            draft.arrays[name] = np.frombuffer(data[begin:end], DTYPES[entry["dtype"]]).reshape(entry["shape"]).copy()
-            draft.dtypes[name] = entry["dtype"]
-    return draft
+    parts = {}
+    for name in ("manifest", "parameters", "planes"):
+        begin, end = (8 + length + v for v in header[name]["data_offsets"])
+        parts[name] = data[begin:end]
+    manifest = json.loads(parts["manifest"])
+    graph, sets, channels = graph_of(manifest), manifest["sets"], manifest["input"]["sample"][-1]
+    layers, widths = len(graph.layers), manifest["widths"]
+    shapes: dict[str, tuple[str, list[int]]] = {
+        "steps": ("<f4", [len(graph.ops) + 1]),
+        "ratios": ("<f4", [layers, len(widths)]),
+        "scaling": ("<i4", [3, channels]),
+        **({"resolution": ("<f4", [channels])} if manifest["input"]["dtype"] == "float32" else {}),
+        "affine": ("<i2", [2, sets, graph.channels]),
+        "exponents": ("i1", [2, sets, layers]),
+    }
+    arrays = {}
+    start = 0
+    for name, (dtype, shape) in shapes.items():
+        arrays[name] = np.frombuffer(parts["parameters"], dtype, math.prod(shape), start).reshape(shape).copy()
+        start += arrays[name].nbytes
+    assert start == len(parts["parameters"])
+    arrays["planes"] = np.frombuffer(parts["planes"], np.uint8).reshape(header["planes"]["shape"]).copy()
+    return Draft(manifest, arrays, tuple(widths))
 
 
 def main(folder: Path) -> None:

@@ -1,11 +1,15 @@
 """Training's integer simulation and the reference engine agree on every logit; benchmarks.contract runs many more."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.contract import NETWORKS, differing_logits, subject
+from caq import artifact
 from caq.data import from_arrays
 from caq.engine import Engine
 from caq.measure import score
@@ -28,6 +32,15 @@ def test_the_comparison_can_fail(name: str) -> None:
     s.lowered.codes[0][...] ^= 1
     differing, _ = differing_logits(s, assignments=3, seed=2)
     assert differing > 0
+
+
+@pytest.mark.parametrize("name", ["ds_cnn", "mlp"])
+def test_what_is_beside_codes_and_parameters_is_small_even_in_small_networks(name: str) -> None:
+    model = subject(name, seed=0, samples=1).model
+    points = tuple(replace(p, score=0.123456 + i / 100, samples=4890) for i, p in enumerate(model.points))
+    data = artifact.dumps(replace(model, points=points))
+    with artifact.Reader(io.BytesIO(data), name) as reader:
+        assert len(data) <= 1.05 * (model.graph.weights + reader.tensors["parameters"].nbytes)
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 3), (12, 4)])
