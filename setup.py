@@ -1,3 +1,3 @@
 from setuptools import setup
 
-setup()
+setup(cffi_modules=["caq/kernels/build_ffi.py:ffi"])

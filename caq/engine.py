@@ -7,7 +7,8 @@ reference, so an inference that is under way finishes with the plan that it bega
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq.artifact import check_max_width, load
-from caq.errors import AssignmentError, nearest
+from caq.errors import AssignmentError, ConfigError, nearest
 from caq.graph import Assignment, LayerWidths
 from caq.kernels import reference
 from caq.model import Model, OperatingPoint
+from caq.native import NativePlan, Program, Tables
 from caq.plan import Plan, Step, build_plan
 from caq.quant import requantize
 
-#: Runs a plan: codes (N, H, W, C) int8 -> output codes (N, H', W', C') int16.
-Executor = Callable[[Plan, NDArray[np.int8]], NDArray[np.int16]]
+KERNELS = ("native", "reference")
 
 
 def execute_reference(plan: Plan, codes: NDArray[np.int8]) -> NDArray[np.int16]:
@@ -58,6 +59,31 @@ def _run(step: Step, inputs: list[NDArray[np.int32]]) -> NDArray[np.int32]:
     return np.concatenate(parts, axis=3)
 
 
+@dataclass(frozen=True)
+class ReferencePlan:
+    """A plan that the reference kernels run: slow, and the definition of right."""
+
+    model: Model
+    plan: Plan
+
+    @property
+    def assignment(self) -> Assignment:
+        """The widths that this plan computes with."""
+        return self.plan.assignment
+
+    def run_sample(self, x: NDArray[np.generic]) -> NDArray[np.int16] | None:
+        """None: `run` does it."""
+        return None
+
+    def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
+        """Output codes (N, outputs) of a batch (N, *sample_shape). Raises DataError."""
+        return execute_reference(self.plan, self.model.encode(x)[0]).reshape(len(x), -1)
+
+
+#: What an engine runs.
+AnyPlan = NativePlan | ReferencePlan
+
+
 def _weights(assignment: Assignment) -> list[int]:
     return [pair.weight for pair in assignment]
 
@@ -66,14 +92,27 @@ class Engine:
     """A model that serves its operating points, one at a time, to any number of threads.
 
     source: path of a `.caq` file, or a `Model`. max_width: read no bit planes beyond this weight width; points that
-    need more are not offered. execute: how plans are run. The first operating point is selected.
-    Raises ArtifactError on a file that cannot be trusted, AssignmentError if no point is left, ConfigError on a source
-    or a width of another type.
+    need more are not offered. kernels: "native", or "reference" for the slow ones that define right. lean: unpack
+    weights at every inference instead of at a switch, for the least memory. isa: an instruction set by name, for
+    comparisons.
+    The first operating point is selected.
+
+    Plans of points that were selected stay resident, so that selecting them again swaps one reference; `trim` frees
+    them. Raises ArtifactError on a file that cannot be trusted, AssignmentError if no point is left, ConfigError on a
+    source, a width, kernels or an instruction set that there is not.
     """
 
     def __init__(
-        self, source: str | Path | Model, *, max_width: int = 8, execute: Executor = execute_reference
+        self,
+        source: str | Path | Model,
+        *,
+        max_width: int = 8,
+        kernels: str = "native",
+        lean: bool = False,
+        isa: str | None = None,
     ) -> None:
+        if kernels not in KERNELS:
+            raise ConfigError(f"kernels: one of {', '.join(KERNELS)} is expected, not {kernels!r}")
         check_max_width(max_width)
         self.model = source if isinstance(source, Model) else load(source, max_width=max_width)
         available = min(len(self.model.planes), max_width)
@@ -87,11 +126,17 @@ class Engine:
             )
         self.points: Mapping[str, OperatingPoint] = MappingProxyType(served)
         self.label_names = self.model.label_names
-        self._execute = execute
-        self._plans: dict[str, Plan] = {}
+        self._program = Program(self.model, lean=lean, isa=isa) if kernels == "native" else None
+        self._plans: dict[str, AnyPlan] = {}
+        self._tables: dict[str, Tables] = {}
         self._lock = threading.Lock()
-        self._active: tuple[str, Plan] = ("", Plan(self.model.graph, (), (), ()))
-        self.select(next(iter(served)))
+        first = next(iter(served))
+        self._active: tuple[str, AnyPlan] = (first, self._resident(first))
+
+    @property
+    def program(self) -> Program | None:
+        """The native kernels' steps; None with the reference kernels."""
+        return self._program
 
     @property
     def point(self) -> str:
@@ -99,7 +144,7 @@ class Engine:
         return self._active[0]
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> AnyPlan:
         """The plan that the next inference will use."""
         return self._active[1]
 
@@ -111,12 +156,28 @@ class Engine:
         if point not in self.points:
             raise AssignmentError(f"no operating point {point!r}{nearest(point, self.points)}")
         with self._lock:
-            if point not in self._plans:
-                chosen = self.points[point]
-                self._plans[point] = self.build(chosen.assignment, chosen.parameter_set)
-            self._active = (point, self._plans[point])
+            self._active = (point, self._plans.get(point) or self._resident(point))
 
-    def build(self, assignment: Assignment, parameter_set: int | None = None) -> Plan:
+    def _resident(self, point: str) -> AnyPlan:
+        chosen = self.points[point]
+        if self._program is None:
+            plan = self.build(chosen.assignment, chosen.parameter_set)
+        else:
+            tables = self._tables.get(point) or Tables(self._program, chosen.assignment, chosen.parameter_set)
+            plan = NativePlan(self._program, tables)
+            self._tables[point] = tables
+        self._plans[point] = plan
+        return plan
+
+    def trim(self) -> None:
+        """Frees what can be made again: plans of other points than the active one, and memory of past inferences."""
+        with self._lock:
+            active = self._active[1]
+            self._plans = {name: plan for name, plan in self._plans.items() if plan is active}
+            if self._program is not None:
+                self._program.trim()
+
+    def build(self, assignment: Assignment, parameter_set: int | None = None) -> AnyPlan:
         """The plan of any assignment, not only a point's; run it with `run_plan`. Raises AssignmentError.
 
         parameter_set: that of an operating point with the same weight widths, since gains are in units of those.
@@ -135,7 +196,14 @@ class Engine:
                 raise AssignmentError(
                     f"parameter set {parameter_set} fits the weight widths of {names} only; leave it out"
                 )
-        return build_plan(model.graph, model.parameters, model.planes, assignment, parameter_set)
+        graph, planes = model.graph, model.planes
+        graph.check_assignment(assignment)
+        if (widest := max(_weights(assignment))) > len(planes):
+            raise AssignmentError(f"weights of {widest} bits: only {len(planes)} bit planes were read")
+        if self._program is None:
+            return ReferencePlan(model, build_plan(graph, model.parameters, planes, assignment, parameter_set))
+        with self._lock:
+            return NativePlan(self._program, Tables(self._program, assignment, parameter_set))
 
     def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
         """Output codes (classes,) int16 of one sample, or (N, classes) of a batch, in the data's own layout and dtype.
@@ -145,18 +213,20 @@ class Engine:
         Raises DataError on a wrong shape or dtype, and on NaN and infinity. Codes times `output_step` are the real
         outputs.
         """
-        return self.run_at(x)[0]
+        return self.run_plan(self._active[1], x)
 
     def run_at(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int16], str]:
         """As `run`, and the name of the operating point that this very inference ran at."""
         point, plan = self._active
         return self.run_plan(plan, x), point
 
-    def run_plan(self, plan: Plan, x: NDArray[np.generic]) -> NDArray[np.int16]:
+    def run_plan(self, plan: AnyPlan, x: NDArray[np.generic]) -> NDArray[np.int16]:
         """As `run`, with a plan of the caller's."""
-        codes, single = self.model.encode(x)
-        y = self._execute(plan, codes)  # channels last, and flattened in that order
-        y = y.reshape(len(y), -1)
+        y = plan.run_sample(x)
+        if y is not None:
+            return y
+        samples, single = self.model.batch(x)
+        y = plan.run(samples)
         return y[0] if single else y
 
     @property

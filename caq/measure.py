@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.engine import Engine
+from caq.engine import AnyPlan, Engine
 from caq.errors import DataError
-from caq.plan import Plan
 
 
-def score(engine: Engine, plan: Plan, x: NDArray[np.generic], y: NDArray[np.integer], batch_size: int = 256) -> float:
+def score(
+    engine: Engine, plan: AnyPlan, x: NDArray[np.generic], y: NDArray[np.integer], batch_size: int = 256
+) -> float:
     """Accuracy of `plan` on samples x (N, ...) with labels y (N,); R2 over all values if the task is to reconstruct.
 
     Raises DataError on no samples, and on what `Engine.run` refuses.

@@ -51,10 +51,10 @@ class Model:
     task: str
     provenance: dict[str, str | int | float]
 
-    def encode(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int8], bool]:
-        """Input codes (N, H, W, C) int8 of one sample or a batch, and whether it was one sample.
+    def batch(self, x: NDArray[np.generic]) -> tuple[NDArray[np.generic], bool]:
+        """One sample or a batch as a batch (N, *sample_shape), and whether it was one sample.
 
-        Raises DataError on another shape or dtype, on NaN and on infinity.
+        Raises DataError on another shape.
         """
         shapes = [self.sample_shape]
         if self.sample_shape[-1] == 1 and len(self.sample_shape) == 3:
@@ -66,5 +66,12 @@ class Model:
         single = x.shape in shapes
         if not single and (x.shape[1:] not in shapes or len(x) == 0):
             raise DataError(f"samples of shape {self.sample_shape}, or a batch of them, are expected, not {x.shape}")
-        codes = self.scaling.encode(x.reshape(-1, *self.sample_shape))
-        return codes.reshape(-1, *self.graph.input_shape), single
+        return x.reshape(-1, *self.sample_shape), single
+
+    def encode(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int8], bool]:
+        """Input codes (N, H, W, C) int8 of one sample or a batch, and whether it was one sample.
+
+        Raises DataError on another shape or dtype, on NaN and on infinity.
+        """
+        samples, single = self.batch(x)
+        return self.scaling.encode(samples).reshape(-1, *self.graph.input_shape), single

@@ -126,11 +126,7 @@ class InputScaling:
 
         Raises DataError on another dtype or number of channels, and on NaN or infinity.
         """
-        if not isinstance(x, np.ndarray) or x.dtype != self.dtype:
-            found = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
-            raise DataError(f"samples must be a {self.dtype} array, not {found}")
-        if x.ndim == 0 or x.shape[-1] != self.channels:
-            raise DataError(f"the last axis must have {self.channels} channels; the shape is {x.shape}")
+        self.check(x)
         check_finite(x, "samples")
         multiplier, offset = self.multiplier.astype(np.int32), self.offset
         shift = self.shift.astype(np.int32)
@@ -142,6 +138,14 @@ class InputScaling:
             raw16 = _raw16(rows[part], self.resolution)
             codes[part] = np.clip((raw16 * multiplier + offset) >> shift, -128, 127)
         return codes.reshape(x.shape)
+
+    def check(self, x: np.ndarray) -> None:
+        """Raises DataError on another dtype or number of channels."""
+        if not isinstance(x, np.ndarray) or x.dtype != self.dtype:
+            found = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+            raise DataError(f"samples must be a {self.dtype} array, not {found}")
+        if x.ndim == 0 or x.shape[-1] != self.channels:
+            raise DataError(f"the last axis must have {self.channels} channels; the shape is {x.shape}")
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns the arrays per channel by name; with `dtype` and `step` they are all of it."""

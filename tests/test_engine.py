@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from caq.artifact import dumps, load, loads
-from caq.engine import Engine, execute_reference
+from caq.engine import AnyPlan, Engine
 from caq.errors import AssignmentError, CaqError, ConfigError, DataError
 from caq.graph import LayerWidths
-from caq.plan import Plan
+from caq.native import NativePlan
 from tests import models
 
 SWITCHES = 20000 if os.environ.get("CAQ_SOAK") else 150
@@ -193,6 +193,18 @@ def test_wrong_arguments(source, options, words):
         load(source if not options else "none.caq", **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kernels": "fast"}, "kernels: one of native, reference is expected, not 'fast'"),
+        ({"isa": "sse9"}, "instruction set 'sse9': unknown; choose one of portable"),
+    ],
+)
+def test_kernels_that_there_are_not(options, words):
+    with pytest.raises(ConfigError, match=words):
+        Engine(models.tiny(), **options)
+
+
 @pytest.mark.parametrize("name", [None, 3, [], {}])
 def test_points_are_selected_by_name(name):
     engine = Engine(models.tiny())
@@ -213,16 +225,16 @@ def arrays_of(plan):
 
 def test_plans_and_loaded_models_are_read_only():
     model = loads(dumps(models.model(0, "float32")))
-    engine = Engine(model)
+    engine = Engine(model, kernels="reference")
     p = model.parameters
     arrays = [model.planes, p.gain, p.gain_exponent, p.bias, p.bias_exponent, p.steps, p.ratios]
     arrays += model.scaling.to_arrays().values()
     for name in engine.points:
         engine.select(name)
-        own = list(arrays_of(engine.plan))
+        own = list(arrays_of(engine.plan.plan))
         assert len(own) > 6 * len(model.graph.layers)
         arrays += own
-    assert any(step.narrow is not None for step in engine.plan.steps)
+    assert any(step.narrow is not None for step in engine.plan.plan.steps)
     for array in arrays:
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
@@ -239,17 +251,19 @@ def test_the_same_bytes_give_the_same_outputs():
     np.testing.assert_array_equal(Engine(m).run(x), Engine(loads(dumps(m))).run(x))
 
 
-def test_an_inference_keeps_the_plan_that_it_began_with():
+def test_an_inference_keeps_the_plan_that_it_began_with(monkeypatch):
     m = models.model(0)
     x = models.samples(m, 2)
-    calm = Engine(m)
+    engine, calm = Engine(m), Engine(m)
+    execute = NativePlan.run
 
-    def switch_then_execute(plan: Plan, codes: np.ndarray) -> np.ndarray:
+    def switch_then_execute(plan: NativePlan, samples: np.ndarray) -> np.ndarray:
         engine.select("w8a8")
-        return execute_reference(plan, codes)
+        return execute(plan, samples)
 
-    engine = Engine(m, execute=switch_then_execute)
-    y, name = engine.run_at(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(NativePlan, "run", switch_then_execute)
+        y, name = engine.run_at(x)
     assert (name, engine.point) == ("w2a2", "w8a8") == (calm.point, "w8a8")
     np.testing.assert_array_equal(y, calm.run(x))
 
@@ -258,22 +272,22 @@ def test_a_plan_and_its_name_are_read_at_once():
     """As if another thread switched between any two reads of the active plan."""
     m = models.model(0)
     x = models.samples(m, 2)
-    pairs: list[tuple[str, Plan]] = []
+    pairs: list[tuple[str, AnyPlan]] = []
 
     class Restless(Engine):
         @property
-        def _active(self) -> tuple[str, Plan]:
+        def _active(self) -> tuple[str, AnyPlan]:
             pairs.append(pairs.pop(0))
             return pairs[-1]
 
         @_active.setter
-        def _active(self, pair: tuple[str, Plan]) -> None:
+        def _active(self, pair: tuple[str, AnyPlan]) -> None:
             pairs.append(pair)
 
     engine, calm = Restless(m), Engine(m)
     for name in engine.points:
         engine.select(name)
-    del pairs[:2]  # the empty plan of the constructor, and the one that it selected
+    del pairs[:1]  # what the constructor selected
     for _ in range(8):
         y, name = engine.run_at(x)
         calm.select(name)

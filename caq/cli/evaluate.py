@@ -10,12 +10,11 @@ from caq.cli.arguments import add_artifact, add_data, add_domain, whole
 from caq.cli.inputs import test_samples
 from caq.cli.output import Output
 from caq.cli.points import describe, print_points
-from caq.engine import Engine
+from caq.engine import AnyPlan, Engine
 from caq.errors import AssignmentError, nearest
 from caq.graph import parse_assignment
 from caq.measure import score
 from caq.model import TASKS
-from caq.plan import Plan
 
 HELP = "measure operating points, or any other widths, on the test split of a data set"
 
@@ -54,7 +53,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     }
 
 
-def _plans(engine: Engine, args: argparse.Namespace) -> Iterator[tuple[str, Plan]]:
+def _plans(engine: Engine, args: argparse.Namespace) -> Iterator[tuple[str, AnyPlan]]:
     if args.assignment is not None:
         yield "assignment", engine.build(parse_assignment(args.assignment))
     elif args.widths is not None:

@@ -1,0 +1,153 @@
+/* The native kernels: integer inference over nested weights, the same answer bit for bit on every CPU.
+ *
+ * Nothing here allocates, prints, or keeps state: every buffer is the caller's, and every function may run in any
+ * number of threads at once. The definition of right is caq/kernels/reference.py; caq/quant.py has the arithmetic.
+ *
+ * Codes in memory
+ *     An activation is one byte, `code + zero`: zero is 0 for unsigned tensors and 128 for signed ones, so that every
+ *     tensor is unsigned. A tensor lies in the arena as rows of pixels of channels, with a *halo* of `zero` bytes around
+ *     it as wide as the padding that the layers that read it want: no kernel tests for edges, no padding is copied.
+ *     What is left of `zero * sum(weights)` in an accumulator is taken off in the bias.
+ *
+ * Panels
+ *     Weights as the kernels eat them: for each block of output channels, for each *run* (a stretch of input bytes that
+ *     lie together: a kernel row, or one tap of a grouped or dilated kernel), for each quad of 4 input bytes, the
+ *     4 weights of every channel of the block. Runs and blocks are filled up with zeros.
+ *
+ * This header is also what cffi reads (build_ffi.py), so it holds plain declarations only.
+ */
+#ifndef CAQ_H
+#define CAQ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* A tensor in the arena. `offset` is that of its first pixel, within the halo; a pixel has `c` items of `bytes` bytes
+ * (2 for 16-bit outputs, signed and without a zero). */
+typedef struct {
+    int64_t offset;
+    int32_t row; /* bytes from one row to the next, halo included */
+    int32_t h, w, c;
+    int32_t bytes;
+    int32_t zero;
+    int32_t top, bottom, left, right; /* the halo */
+} caq_view;
+
+typedef struct {
+    int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+    int32_t top, bottom, left, right; /* padding */
+} caq_window;
+
+typedef struct {
+    int32_t in_channels, out_channels, groups;
+    int32_t in_zero;
+    int32_t out_bytes;
+    caq_window window;
+} caq_conv;
+
+/* y = clamp((sum of (x_i - zero_i) * multiplier_i + offset) >> shift, low, high) */
+typedef struct {
+    int32_t multiplier[8];
+    int32_t offset, shift, low, high;
+} caq_sum;
+
+enum { CAQ_CONV, CAQ_ADD, CAQ_LOOKUP, CAQ_MAX_POOL, CAQ_AVG_POOL, CAQ_RESHAPE };
+
+/* One step of a program: all that does not depend on an operating point. */
+typedef struct {
+    int32_t kind;
+    int32_t input_count;
+    const caq_view *inputs; /* conv: its input, and what is added to its output, if anything */
+    caq_view output;
+    caq_conv conv;       /* its window also serves the pools */
+    int32_t layer;       /* conv: index of the layer; else -1 */
+    int32_t first_channel; /* conv: its first among those of all layers */
+    int32_t in_signed;     /* conv: whether it reads signed codes */
+    int64_t first_plane_byte; /* conv: where its codes begin in each bit plane */
+    int64_t panel_at, requantize_at; /* conv: where its panel and its requantization begin in their buffers */
+    int32_t narrowed_by; /* layer whose narrowing is applied to the output as it is written, or -1 */
+    int64_t narrow_at;   /* conv: where in the arena its input is narrowed to, in the input's layout; or -1 */
+    int32_t low, high;
+    caq_sum sum;           /* add, and conv that adds */
+    const int16_t *tables; /* lookup: 256 items an input */
+    const int32_t *requantize; /* avg_pool: bias, pre_shift, multiplier, offset, post_shift */
+} caq_step;
+
+typedef struct {
+    const caq_step *steps;
+    int32_t step_count;
+    caq_view input, output;
+    int32_t dtype; /* of samples: 0 uint8, 1 int16, 2 float32 */
+    int32_t scaling_channels;
+    const int32_t *scaling;  /* (3, channels): multiplier, offset, shift */
+    const float *resolution; /* (channels,) */
+    int64_t sample_bytes;
+    int64_t scratch; /* where in the arena weights are unpacked to when there are no panels */
+    /* Parameters (caq.plan): rows of all layers' channels, and exponents of all layers, a row a set. */
+    const int16_t *gain, *bias;
+    const int8_t *gain_exponent, *bias_exponent;
+    int32_t channels, layers;
+    const uint8_t *planes; /* (widths read, plane_bytes) */
+    int64_t plane_bytes;
+} caq_program;
+
+/* What an operating point chooses for one layer. */
+typedef struct {
+    int32_t weight_width, activation_width;
+    int32_t set;  /* row of the parameters */
+    double ratio; /* step of the layer's input at its activation width over that at 8 bits */
+} caq_choice;
+
+/* What an inference needs of one layer. */
+typedef struct {
+    const int8_t *panel; /* NULL: unpacked into scratch at every inference, which saves the memory */
+    const void *requantize;
+    const uint8_t *narrow; /* 256 codes, or NULL where the layer reads 8 bits */
+    int32_t weight_width;
+} caq_layer;
+
+/* Instruction sets: 0 portable, 1 avx2, 2 avx512vnni, 3 neon, 4 neon with dot product. */
+int caq_isa_count(void);
+const char *caq_isa_name(int isa);
+int caq_isa_runs(int isa); /* 1 if compiled in and this CPU has it, 0 if not compiled in, -1 if the CPU lacks it */
+
+/* Bytes of a layer's panel, of its prepared requantization, and of the scratch that unpacking it needs. */
+int64_t caq_panel_bytes(int isa, const caq_conv *conv);
+int64_t caq_requantize_bytes(int isa, const caq_conv *conv);
+int64_t caq_unpack_bytes(const caq_conv *conv);
+
+/* Multiplicands (out_channels, kernel_h, kernel_w, in_channels / groups) from `width` bit planes; `m` has room for
+ * caq_unpack_bytes. */
+void caq_unpack(int isa, const caq_conv *conv, const uint8_t *planes, int64_t plane_stride, int width, int8_t *m);
+
+/* Lays multiplicands out as a panel. */
+void caq_panel(int isa, const caq_conv *conv, const int8_t *m, int8_t *panel);
+
+/* quant.fixed_point for `count` channels: gain and bias are mantissas of 2**exponent, gain is multiplied with `ratio`.
+ * `out` is (5, count): bias, pre_shift, multiplier, offset, post_shift. Returns 0, or 1 + the channel that is refused. */
+int64_t caq_fixed_point(const int16_t *gain, int gain_exponent, const int16_t *bias, int bias_exponent, double ratio,
+                        int64_t accumulator_limit, int output_bits, int64_t count, int32_t *out);
+
+/* The five rows of caq_fixed_point as the kernels of `isa` read them; sums: of each channel's multiplicands. */
+void caq_requantize_prepare(int isa, const caq_conv *conv, const int32_t *five, const int32_t *sums, void *out);
+
+/* Prepares an operating point. panels, or NULL where scratch is to serve; requantize: a buffer, filled if `fill` is not 0 and
+ * else as an earlier call left it; narrow: (layers, 256). scratch: caq_scratch_bytes. Writes `layers`. Returns 0, or
+ * 1 + the layer whose parameters are refused. */
+int64_t caq_prepare(int isa, const caq_program *program, const caq_choice *choices, int8_t *panels, uint8_t *requantize,
+                    uint8_t *narrow, int fill, uint8_t *scratch, caq_layer *layers);
+int64_t caq_scratch_bytes(int isa, const caq_program *program);
+
+/* Runs `count` samples. Returns 0, or 1 + the index of the first sample that holds NaN or infinity; then `y` is unfinished.
+ * x: (count, sample) of the program's dtype. y: (count, outputs). */
+int64_t caq_run(int isa, const caq_program *program, const caq_layer *layers, const void *x, int64_t count, int16_t *y,
+                uint8_t *arena);
+
+/* Runs one step of a sample that is already in the arena, `repeat` times: what a profiler times. */
+void caq_run_step(int isa, const caq_program *program, const caq_layer *layers, int32_t step, int64_t repeat,
+                  uint8_t *arena);
+
+/* Index of the largest of `count` outputs; the first of equals. */
+int64_t caq_argmax(const int16_t *y, int64_t count);
+
+#endif

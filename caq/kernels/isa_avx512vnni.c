@@ -1,0 +1,697 @@
+/* x86-64 with AVX-512 BW, VL, VBMI and VNNI (Ice Lake, Zen 4 and later).
+ *
+ * One vpdpbusd does 64 products. Tiles hold up to 24 accumulators: 64 channels x 6 pixels, 32 x 12 or 16 x 12. What ends a
+ * tile, `finish`, turns 4 vectors (of 16 channels of one pixel, 32 of two or 16 of four) into 64 codes at once:
+ *
+ *     accumulators     4 x 16 int32   >> pre_shift
+ *     vpackssdw        2 x 32 int16   the saturation to int16; within each 128-bit lane, 4 items of each vector
+ *     vpdpwssd         4 x 16 int32   offset + t * multiplier, for the even and the odd items of each
+ *     >> post_shift, vpackssdw, vpackus/sswb, vpermb to put the bytes in order
+ *
+ * Depthwise kernels interleave 4 taps of 64 bytes, so that vpdpbusd sums taps instead of channels.
+ */
+#include "isa.h"
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")
+#endif
+#include <immintrin.h>
+#include <string.h>
+
+#define SELF caq_avx512vnni
+
+/* Requantization of 64 slots: those of 4 accumulators, in the order in which each step of `finish` wants them. */
+typedef struct {
+    int32_t bias[4][16], pre[4][16];
+    /* Of the even items of the first pair of vectors, then of the odd ones; then of the second pair. */
+    int16_t multiplier[4][32];
+    int32_t offset[4][16], post[4][16];
+    int64_t same_post; /* the post_shift of all slots, or -1 */
+} slots;
+
+/* Slot (vector v, lane j) is channel 16 v + j of a block of 64; of narrower blocks, slot % nr. Depthwise slots lie as
+ * interleaving leaves them. */
+CAQ_INLINE int slot_of(int v, int j, int depthwise) { return depthwise ? 16 * (j / 4) + 4 * v + j % 4 : 16 * v + j; }
+
+/* `channel[slot]`: a column of `five`, or -1. */
+static void fill_slots(slots *s, const int *channel, const int32_t *five, int n, const int32_t *sums, int32_t zero,
+                       int depthwise) {
+    memset(s, 0, sizeof *s);
+    s->same_post = five[4 * n + channel[0]];
+    for (int v = 0; v < 4; v++)
+        for (int j = 0; j < 16; j++) {
+            const int c = channel[slot_of(v, j, depthwise)];
+            if (c < 0) continue;
+            /* Item j % 4 of a 128-bit lane goes to the even or the odd half, behind the other vector's if v is odd. */
+            const int half = 2 * (v / 2) + j % 2, lane = 4 * (j / 4) + 2 * (v % 2) + j % 4 / 2;
+            s->bias[v][j] = (int32_t)((uint32_t)five[c] - (uint32_t)zero * (uint32_t)(sums ? sums[c] : 0));
+            s->pre[v][j] = five[n + c];
+            s->multiplier[half][8 * (j / 4) + 4 * (v % 2) + j % 4] = (int16_t)five[2 * n + c];
+            s->offset[half][lane] = five[3 * n + c];
+            s->post[half][lane] = five[4 * n + c];
+            if (s->same_post != five[4 * n + c]) s->same_post = -1;
+        }
+}
+
+/* Lanes of `depthwise` that a vector holds: whole pixels where 64 is a multiple of their channels, else 64 channels. */
+CAQ_INLINE int pixels_a_vector(const caq_conv *c) {
+    const int n = c->out_channels;
+    return n >= 8 && n < 64 && 64 % n == 0 ? 64 / n : 1;
+}
+
+static int64_t blocks_of(const caq_conv *c) {
+    if (caq_is_depthwise(c)) return (c->out_channels + 63) / 64;
+    int64_t blocks = 0;
+    for (int n = 0; n < c->out_channels / c->groups; n += caq_block(&SELF, c->out_channels / c->groups - n)) blocks++;
+    return blocks * c->groups;
+}
+
+static int64_t requantize_bytes(const caq_conv *c) {
+    if (c->out_bytes == 2) return (int64_t)5 * c->groups * caq_padded(&SELF, c->out_channels / c->groups) * 4;
+    return blocks_of(c) * (int64_t)sizeof(slots);
+}
+
+static void requantize(const caq_conv *c, const int32_t *five, const int32_t *sums, int32_t zero, void *out) {
+    slots *s = out;
+    int channel[64];
+    const int n = c->out_channels;
+    if (c->out_bytes == 2) {
+        /* Five rows of int32, each group filled up to whole blocks. */
+        const int per_group = n / c->groups, padded = caq_padded(&SELF, per_group);
+        int32_t *rows = out;
+        for (int row = 0; row < 5; row++)
+            for (int i = 0; i < c->groups * padded; i++) {
+                const int inside = i % padded, k = i / padded * per_group + inside;
+                int32_t v = inside < per_group ? five[row * n + k] : 0;
+                if (row == 0 && inside < per_group && sums) v = (int32_t)((uint32_t)v - (uint32_t)zero * (uint32_t)sums[k]);
+                *rows++ = v;
+            }
+    } else if (caq_is_depthwise(c)) {
+        const int pixels = pixels_a_vector(c);
+        for (int first = 0; first < n; first += 64, s++) {
+            for (int i = 0; i < 64; i++) channel[i] = pixels > 1 ? i % n : first + i < n ? first + i : -1;
+            fill_slots(s, channel, five, n, sums, zero, 1);
+        }
+    } else {
+        const int per_group = n / c->groups;
+        for (int g = 0; g < c->groups; g++)
+            for (int first = 0, nr; first < per_group; first += nr, s++) {
+                nr = caq_block(&SELF, per_group - first);
+                for (int i = 0; i < 64; i++) {
+                    const int k = first + i % nr;
+                    channel[i] = k < per_group ? g * per_group + k : -1;
+                }
+                fill_slots(s, channel, five, n, sums, zero, 0);
+            }
+    }
+}
+
+/* What comes after the accumulators, in registers. */
+typedef struct {
+    __m512i order, low, high;
+    int is_signed, clamps; /* packing clamps to 8 bits anyway */
+    const uint8_t *narrow;
+} ending;
+
+/* Byte i of the result is byte order[i] of the packed vectors. */
+CAQ_INLINE __m512i packed_order(int depthwise) {
+    uint8_t order[64];
+    for (int v = 0; v < 4; v++)
+        for (int j = 0; j < 16; j++)
+            order[slot_of(v, j, depthwise)] = (uint8_t)(16 * (j / 4) + 8 * (v / 2) + 4 * (j % 2) + 2 * (v % 2) + j % 4 / 2);
+    return _mm512_loadu_si512(order);
+}
+
+CAQ_INLINE ending ending_of(const caq_conv_task *t, int depthwise) {
+    ending e;
+    e.order = packed_order(depthwise);
+    e.low = _mm512_set1_epi8((char)(t->low + t->zero));
+    e.high = _mm512_set1_epi8((char)(t->high + t->zero));
+    e.is_signed = t->zero != 0;
+    e.clamps = t->low + t->zero > 0 || t->high + t->zero < 255;
+    e.narrow = t->narrow;
+    return e;
+}
+
+/* The two int16 vectors that two accumulators become: even and odd items, 32-bit, shifted. */
+CAQ_INLINE __m512i half(__m512i a, __m512i b, const slots *s, int pair) {
+    const __m512i t = _mm512_packs_epi32(_mm512_srav_epi32(a, _mm512_loadu_si512(s->pre[2 * pair])),
+                                         _mm512_srav_epi32(b, _mm512_loadu_si512(s->pre[2 * pair + 1])));
+    const __m512i e = _mm512_dpwssd_epi32(_mm512_loadu_si512(s->offset[2 * pair]), t, _mm512_loadu_si512(s->multiplier[2 * pair]));
+    const __m512i o =
+        _mm512_dpwssd_epi32(_mm512_loadu_si512(s->offset[2 * pair + 1]), t, _mm512_loadu_si512(s->multiplier[2 * pair + 1]));
+    if (s->same_post >= 0) {
+        const __m128i count = _mm_cvtsi64_si128(s->same_post);
+        return _mm512_packs_epi32(_mm512_sra_epi32(e, count), _mm512_sra_epi32(o, count));
+    }
+    return _mm512_packs_epi32(_mm512_srav_epi32(e, _mm512_loadu_si512(s->post[2 * pair])),
+                              _mm512_srav_epi32(o, _mm512_loadu_si512(s->post[2 * pair + 1])));
+}
+
+CAQ_INLINE __m512i requantized(__m512i a, __m512i b, __m512i c, __m512i d, const slots *s, const ending *e) {
+    const __m512i first = half(a, b, s, 0), second = half(c, d, s, 1);
+    const __m512i y = e->is_signed ? _mm512_xor_si512(_mm512_packs_epi16(first, second), _mm512_set1_epi8(-128))
+                                   : _mm512_packus_epi16(first, second);
+    const __m512i ordered = _mm512_permutexvar_epi8(e->order, y);
+    return e->clamps ? _mm512_min_epu8(_mm512_max_epu8(ordered, e->low), e->high) : ordered;
+}
+
+CAQ_INLINE __m512i looked_up(__m512i x, const uint8_t *table) {
+    const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), x, _mm512_loadu_si512(table + 64));
+    const __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), x, _mm512_loadu_si512(table + 192));
+    return _mm512_mask_mov_epi8(low, _mm512_movepi8_mask(x), high);
+}
+
+static void lookup(const uint8_t *x, const uint8_t *table, uint8_t *y, int64_t n) {
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64) _mm512_storeu_si512(y + i, looked_up(_mm512_loadu_si512(x + i), table));
+    if (i < n) {
+        const __mmask64 rest = ~0ull >> (64 - (n - i));
+        _mm512_mask_storeu_epi8(y + i, rest, looked_up(_mm512_maskz_loadu_epi8(rest, x + i), table));
+    }
+}
+
+/* A residual add of 64 codes. */
+typedef struct {
+    __m512i pair, offset, low, high;
+    __m128i shift;
+    int is_signed;
+} adder;
+
+CAQ_INLINE adder adder_of(const caq_sum *s, int32_t a_zero, int32_t b_zero, int32_t zero) {
+    const int32_t k = s->multiplier[0], l = s->multiplier[1];
+    adder r;
+    r.pair = _mm512_set1_epi32((int32_t)((uint32_t)l << 16 | (uint32_t)k));
+    r.offset = _mm512_set1_epi32((int32_t)((uint32_t)s->offset - (uint32_t)(a_zero * k) - (uint32_t)(b_zero * l)));
+    r.shift = _mm_cvtsi32_si128(s->shift);
+    r.low = _mm512_set1_epi8((char)(s->low + zero));
+    r.high = _mm512_set1_epi8((char)(s->high + zero));
+    r.is_signed = zero != 0;
+    return r;
+}
+
+CAQ_INLINE __m512i added_words(__m512i a, __m512i b, const adder *r) {
+    const __m512i low = _mm512_dpwssd_epi32(r->offset, _mm512_unpacklo_epi16(a, b), r->pair);
+    const __m512i high = _mm512_dpwssd_epi32(r->offset, _mm512_unpackhi_epi16(a, b), r->pair);
+    return _mm512_packs_epi32(_mm512_sra_epi32(low, r->shift), _mm512_sra_epi32(high, r->shift));
+}
+
+CAQ_INLINE __m512i added(__m512i a, __m512i b, const adder *r) {
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512i low = added_words(_mm512_unpacklo_epi8(a, zero), _mm512_unpacklo_epi8(b, zero), r);
+    const __m512i high = added_words(_mm512_unpackhi_epi8(a, zero), _mm512_unpackhi_epi8(b, zero), r);
+    const __m512i y = r->is_signed ? _mm512_xor_si512(_mm512_packs_epi16(low, high), _mm512_set1_epi8(-128))
+                                   : _mm512_packus_epi16(low, high);
+    return _mm512_min_epu8(_mm512_max_epu8(y, r->low), r->high);
+}
+
+static void add(const caq_sum *s, const uint8_t *a, int32_t a_zero, const uint8_t *b, int32_t b_zero, uint8_t *y,
+                int32_t zero, int64_t n) {
+    const adder r = adder_of(s, a_zero, b_zero, zero);
+    for (int64_t i = 0; i < n; i += 64) {
+        const __mmask64 mask = n - i >= 64 ? ~0ull : ~0ull >> (64 - (n - i));
+        const __m512i sum = added(_mm512_maskz_loadu_epi8(mask, a + i), _mm512_maskz_loadu_epi8(mask, b + i), &r);
+        if (n - i >= 64)
+            _mm512_storeu_si512(y + i, sum);
+        else
+            _mm512_mask_storeu_epi8(y + i, mask, sum);
+    }
+}
+
+/* How many quads of input bytes a broadcast brings: with 4 or 2 of them, blocks of 16 or 32 channels are as wide as 4 vectors,
+ * whose partial sums are added up at the end, and need as few loads as blocks of 64. */
+CAQ_INLINE int depth_of(int nr, int quads) {
+    (void)quads;
+    if (nr == 16 && 0) return 4;
+    return nr == 32 && 0 ? 2 : 1;
+}
+
+/* The channel of a block whose weights dword j of vector v holds; they are of quad j % depth. */
+CAQ_INLINE int channel_at(int depth, int v, int j) {
+    if (depth == 4) return 4 * (j / 4) + v;
+    return depth == 2 ? 16 * (v / 2) + 4 * (j / 4) + 2 * (v % 2) + j % 4 / 2 : 16 * v + j;
+}
+
+CAQ_INLINE __m512i broadcast(const uint8_t *p, const int depth) {
+    if (depth == 4) return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)p));
+    if (depth == 2) {
+        int64_t eight;
+        memcpy(&eight, p, sizeof eight);
+        return _mm512_set1_epi64(eight);
+    }
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+/* Adds up the partial sums of 4 vectors: to 1 vector of 16 channels, or 2 of them. */
+CAQ_INLINE void reduce(const __m512i *a, const int depth, __m512i *sums) {
+    if (depth == 4) {
+        const __m512i s01 = _mm512_add_epi32(_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
+        const __m512i s23 = _mm512_add_epi32(_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
+        sums[0] = _mm512_add_epi32(_mm512_unpacklo_epi64(s01, s23), _mm512_unpackhi_epi64(s01, s23));
+        return;
+    }
+    CAQ_UNROLL for (int i = 0; i < 2; i++) {
+        const __m512 low = _mm512_castsi512_ps(a[2 * i]), high = _mm512_castsi512_ps(a[2 * i + 1]);
+        sums[i] = _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(low, high, 0x88)),
+                                   _mm512_castps_si512(_mm512_shuffle_ps(low, high, 0xdd)));
+    }
+}
+
+/* Products of one tile: nv vectors, mr pixels. */
+CAQ_INLINE void accumulate(const caq_conv_task *t, const caq_runs *r, const int8_t *panel, const uint8_t *const *p,
+                           const int nv, const int mr, const int depth, __m512i *acc) {
+    const caq_window *w = &t->conv->window;
+    CAQ_UNROLL for (int i = 0; i < mr * nv; i++) acc[i] = _mm512_setzero_si512();
+    for (int ky = 0; ky < r->rows; ky++)
+        for (int kx = 0; kx < r->columns; kx++) {
+            const int64_t start = (int64_t)ky * w->dilation_h * t->x_row + (int64_t)kx * r->column_step;
+            for (int64_t k = start; k < start + 4 * r->quads; k += 4 * depth, panel += 64 * nv) {
+                __m512i weights[4];
+                CAQ_UNROLL for (int v = 0; v < nv; v++) weights[v] = _mm512_loadu_si512(panel + 64 * v);
+                CAQ_UNROLL for (int i = 0; i < mr; i++) {
+                    const __m512i x = broadcast(p[i] + k, depth);
+                    CAQ_UNROLL for (int v = 0; v < nv; v++) acc[i * nv + v] = _mm512_dpbusd_epi32(acc[i * nv + v], x, weights[v]);
+                }
+            }
+        }
+}
+
+/* Bytes of one block's panel. */
+CAQ_INLINE int64_t block_bytes(const caq_runs *r, int nr) {
+    const int depth = depth_of(nr, r->quads);
+    return (int64_t)r->rows * r->columns * ((r->quads + depth - 1) / depth) * depth * 4 * nr;
+}
+
+/* 64 codes go to 4 / nv pixels of 16 nv channels, of which `channels` exist and `count` pixels are wanted. */
+CAQ_INLINE void write(const caq_conv_task *t, const ending *e, const adder *r, __m512i y, const int nv, int channels, int count,
+                      uint8_t *const *to, const uint8_t *const *residual) {
+    const __mmask64 mask = channels >= 64 ? ~0ull : (1ull << channels) - 1;
+    const int pixels = 4 / nv < count ? 4 / nv : count;
+    if (t->sum) {
+        __m512i other = _mm512_setzero_si512();
+        if (nv == 4) other = _mm512_maskz_loadu_epi8(mask, residual[0]);
+        if (nv == 2) {
+            other = _mm512_castsi256_si512(_mm256_maskz_loadu_epi8((__mmask32)mask, residual[0]));
+            if (pixels > 1) other = _mm512_inserti64x4(other, _mm256_maskz_loadu_epi8((__mmask32)mask, residual[1]), 1);
+        }
+        if (nv == 1) {
+            __m128i parts[4];
+            CAQ_UNROLL for (int i = 0; i < 4; i++)
+                parts[i] = _mm_maskz_loadu_epi8((__mmask16)mask, residual[i < pixels ? i : 0]);
+            other = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(parts[1], parts[0])),
+                                       _mm256_set_m128i(parts[3], parts[2]), 1);
+        }
+        y = added(y, other, r);
+    }
+    if (e->narrow) y = looked_up(y, e->narrow);
+    if (channels == 16 * nv) { /* masked stores are slow, and what they wrote is slow to read */
+        if (nv == 4) _mm512_storeu_si512(to[0], y);
+        if (nv == 2) {
+            _mm256_storeu_si256((__m256i *)(void *)to[0], _mm512_castsi512_si256(y));
+            if (pixels > 1) _mm256_storeu_si256((__m256i *)(void *)to[1], _mm512_extracti64x4_epi64(y, 1));
+        }
+        if (nv == 1) {
+            _mm_storeu_si128((__m128i *)(void *)to[0], _mm512_castsi512_si128(y));
+            if (pixels > 1) _mm_storeu_si128((__m128i *)(void *)to[1], _mm512_extracti32x4_epi32(y, 1));
+            if (pixels > 2) _mm_storeu_si128((__m128i *)(void *)to[2], _mm512_extracti32x4_epi32(y, 2));
+            if (pixels > 3) _mm_storeu_si128((__m128i *)(void *)to[3], _mm512_extracti32x4_epi32(y, 3));
+        }
+        return;
+    }
+    if (nv == 4) _mm512_mask_storeu_epi8(to[0], mask, y);
+    if (nv == 2) {
+        _mm256_mask_storeu_epi8(to[0], (__mmask32)mask, _mm512_castsi512_si256(y));
+        if (pixels > 1) _mm256_mask_storeu_epi8(to[1], (__mmask32)mask, _mm512_extracti64x4_epi64(y, 1));
+    }
+    if (nv == 1) {
+        _mm_mask_storeu_epi8(to[0], (__mmask16)mask, _mm512_castsi512_si128(y));
+        if (pixels > 1) _mm_mask_storeu_epi8(to[1], (__mmask16)mask, _mm512_extracti32x4_epi32(y, 1));
+        if (pixels > 2) _mm_mask_storeu_epi8(to[2], (__mmask16)mask, _mm512_extracti32x4_epi32(y, 2));
+        if (pixels > 3) _mm_mask_storeu_epi8(to[3], (__mmask16)mask, _mm512_extracti32x4_epi32(y, 3));
+    }
+}
+
+/* 16-bit outputs: five rows of `stride`, in the channels' own order. */
+CAQ_INLINE void write_wide(const caq_conv_task *t, const int32_t *rows, int64_t stride, __m512i acc, int channels, uint8_t *y) {
+    const __m512i a = _mm512_add_epi32(acc, _mm512_loadu_si512(rows));
+    const __m512i top = _mm512_set1_epi32(32767), bottom = _mm512_set1_epi32(-32768);
+    __m512i v = _mm512_srav_epi32(a, _mm512_loadu_si512(rows + stride));
+    v = _mm512_max_epi32(_mm512_min_epi32(v, top), bottom);
+    v = _mm512_add_epi32(_mm512_mullo_epi32(v, _mm512_loadu_si512(rows + 2 * stride)), _mm512_loadu_si512(rows + 3 * stride));
+    v = _mm512_srav_epi32(v, _mm512_loadu_si512(rows + 4 * stride));
+    v = _mm512_max_epi32(_mm512_min_epi32(v, _mm512_set1_epi32(t->high)), _mm512_set1_epi32(t->low));
+    const __mmask16 mask = channels >= 16 ? 0xffff : (__mmask16)((1u << channels) - 1);
+    _mm512_mask_cvtepi32_storeu_epi16(y, mask, v);
+}
+
+typedef struct {
+    const caq_conv_task *task;
+    const caq_runs *runs;
+    const int8_t *panel;
+    const slots *s;      /* of this block, or */
+    const int32_t *wide; /* its rows for 16-bit outputs */
+    int64_t wide_stride;
+    const ending *e;
+    const adder *r;
+    int channels;
+} block;
+
+/* One tile of blocks of 16 nv / depth channels; the last pixels may be there for the count only. */
+CAQ_INLINE void tile(const block *b, const int nv, const int mr, const int depth, const uint8_t *const *p, uint8_t *const *to,
+                     const uint8_t *const *residual, int count) {
+    enum { MOST_VECTORS = 24 };
+    const int wide = nv / depth; /* vectors of 16 channels */
+    __m512i acc[MOST_VECTORS];
+    accumulate(b->task, b->runs, b->panel, p, nv, mr, depth, acc);
+    if (depth > 1) CAQ_UNROLL for (int i = 0; i < mr; i++) reduce(acc + 4 * i, depth, acc + wide * i);
+    if (b->wide) {
+        CAQ_UNROLL for (int i = 0; i < mr; i++)
+            if (i < count)
+                CAQ_UNROLL for (int v = 0; v < wide; v++)
+                    if (16 * v < b->channels)
+                        write_wide(b->task, b->wide + 16 * v, b->wide_stride, acc[i * wide + v], b->channels - 16 * v, to[i] + 32 * v);
+        return;
+    }
+    __m512i bias[4];
+    CAQ_UNROLL for (int v = 0; v < 4; v++) bias[v] = _mm512_loadu_si512(b->s->bias[v]);
+    CAQ_UNROLL for (int i = 0; i < mr; i += 4 / wide)
+        if (i < count) {
+            __m512i *a = acc + i * wide;
+            CAQ_UNROLL for (int v = 0; v < 4; v++) a[v] = _mm512_add_epi32(a[v], bias[v]);
+            write(b->task, b->e, b->r, requantized(a[0], a[1], a[2], a[3], b->s, b->e), wide, b->channels, count - i, to + i,
+                  residual + i);
+        }
+}
+
+enum { MOST_PIXELS = 12 };
+
+typedef void tiler(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count);
+
+static void tile_64(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count) {
+    switch (mr) {
+    case 1: tile(b, 4, 1, 1, p, to, residual, count); break;
+    case 2: tile(b, 4, 2, 1, p, to, residual, count); break;
+    case 3: tile(b, 4, 3, 1, p, to, residual, count); break;
+    case 4: tile(b, 4, 4, 1, p, to, residual, count); break;
+    case 5: tile(b, 4, 5, 1, p, to, residual, count); break;
+    default: tile(b, 4, 6, 1, p, to, residual, count);
+    }
+}
+
+static void tile_32(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count) {
+    switch (mr) {
+    case 2: tile(b, 2, 2, 1, p, to, residual, count); break;
+    case 4: tile(b, 2, 4, 1, p, to, residual, count); break;
+    case 6: tile(b, 2, 6, 1, p, to, residual, count); break;
+    case 8: tile(b, 2, 8, 1, p, to, residual, count); break;
+    case 10: tile(b, 2, 10, 1, p, to, residual, count); break;
+    default: tile(b, 2, 12, 1, p, to, residual, count);
+    }
+}
+
+static void tile_16(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count) {
+    switch (mr) {
+    case 4: tile(b, 1, 4, 1, p, to, residual, count); break;
+    case 8: tile(b, 1, 8, 1, p, to, residual, count); break;
+    default: tile(b, 1, 12, 1, p, to, residual, count);
+    }
+}
+
+static void tile_32_deep(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count) {
+    switch (mr) {
+    case 2: tile(b, 4, 2, 2, p, to, residual, count); break;
+    case 4: tile(b, 4, 4, 2, p, to, residual, count); break;
+    default: tile(b, 4, 6, 2, p, to, residual, count);
+    }
+}
+
+static void tile_16_deep(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count) {
+    (void)mr;
+    tile(b, 4, 4, 4, p, to, residual, count);
+}
+
+static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
+    const caq_conv *c = t->conv;
+    const caq_runs r = caq_runs_of(c);
+    const int per_group = c->out_channels / c->groups, in_group = c->in_channels / c->groups;
+    const int64_t padded = caq_padded(&SELF, per_group);
+    const int64_t x_step = (int64_t)c->window.stride_w * c->in_channels, y_step = (int64_t)c->out_channels * c->out_bytes;
+    const int64_t x_row = (int64_t)c->window.stride_h * t->x_row;
+    const ending e = ending_of(t, 0);
+    adder adds;
+    if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
+    block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0};
+    const slots *s = t->requantize;
+    for (int g = 0; g < c->groups; g++)
+        for (int n = 0, nr; n < per_group; n += nr) {
+            nr = caq_block(&SELF, per_group - n);
+            const int depth = depth_of(nr, r.quads), step = 64 / nr;
+            const int mr = depth == 4 ? 4 : depth == 2 || nr == 64 ? 6 : 12;
+            tiler *const tile_of = nr == 64 ? tile_64 : nr == 32 ? (depth == 2 ? tile_32_deep : tile_32) : depth == 4 ? tile_16_deep : tile_16;
+            const int64_t channel = (int64_t)g * per_group + n;
+            b.channels = per_group - n < nr ? per_group - n : nr;
+            if (c->out_bytes == 2) {
+                b.wide = (const int32_t *)t->requantize + g * padded + n;
+                b.wide_stride = c->groups * padded;
+            } else {
+                b.s = s++;
+            }
+            int64_t row = first / t->y_w, column = first % t->y_w;
+            for (int64_t m = first; m < last; m += mr) {
+                const uint8_t *p[MOST_PIXELS], *residual[MOST_PIXELS];
+                uint8_t *to[MOST_PIXELS];
+                const int count = last - m < mr ? (int)(last - m) : mr;
+                const int filled = (count + step - 1) / step * step;
+                for (int i = 0; i < filled; i++) {
+                    p[i] = t->x + row * x_row + column * x_step + (int64_t)g * in_group;
+                    to[i] = t->y + row * t->y_row + column * y_step + channel * c->out_bytes;
+                    residual[i] = t->sum ? t->residual + row * t->residual_row + column * c->out_channels + channel : 0;
+                    if (i + 1 < count && ++column == t->y_w) {
+                        column = 0;
+                        row++;
+                    }
+                }
+                if (++column == t->y_w) {
+                    column = 0;
+                    row++;
+                }
+                tile_of(&b, filled, p, to, residual, count);
+            }
+            b.panel += block_bytes(&r, nr);
+        }
+}
+
+/* Depthwise panels: for each 64 lanes, for each 4 taps, 4 vectors of 16 lanes x 4 taps. */
+CAQ_INLINE int tap_quads(const caq_conv *c) { return (c->window.kernel_h * c->window.kernel_w + 3) / 4; }
+
+static int64_t panel_bytes(const caq_conv *c) {
+    if (caq_is_depthwise(c)) return blocks_of(c) * tap_quads(c) * 256;
+    const caq_runs r = caq_runs_of(c);
+    const int per_group = c->out_channels / c->groups;
+    int64_t bytes = 0;
+    for (int n = 0, nr; n < per_group; n += nr) {
+        nr = caq_block(&SELF, per_group - n);
+        bytes += block_bytes(&r, nr);
+    }
+    return bytes * c->groups;
+}
+
+/* One channel's weights go to their places in a block's panel: `depth` quads at a time. */
+CAQ_INLINE void channel_panel(const caq_runs *r, const int8_t *from, int8_t *to, const int depth, int64_t step) {
+    const int whole = r->length / (4 * depth), rest = r->length % (4 * depth);
+    for (int run = 0; run < r->rows * r->columns; run++, from += r->length) {
+        for (int q = 0; q < whole; q++, to += step) memcpy(to, from + 4 * depth * q, (size_t)(4 * depth));
+        if (rest) {
+            memset(to, 0, (size_t)(4 * depth));
+            memcpy(to, from + 4 * depth * whole, (size_t)rest);
+            to += step;
+        }
+    }
+}
+
+static void conv_panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
+    const caq_runs r = caq_runs_of(c);
+    const int per_group = c->out_channels / c->groups;
+    const int64_t fan_in = (int64_t)r.rows * r.columns * r.length;
+    for (int g = 0; g < c->groups; g++)
+        for (int n = 0, nr; n < per_group; n += nr) {
+            nr = caq_block(&SELF, per_group - n);
+            const int depth = depth_of(nr, r.quads);
+            const int64_t step = 4 * nr * depth;
+            if (per_group - n < nr) memset(panel, 0, (size_t)block_bytes(&r, nr));
+            for (int v = 0; v < nr * depth / 16; v++)
+                for (int j = 0; j < 16; j += depth) {
+                    const int channel = n + channel_at(depth, v, j);
+                    if (channel >= per_group) continue;
+                    const int8_t *from = m + ((int64_t)g * per_group + channel) * fan_in;
+                    int8_t *to = panel + 64 * v + 4 * j;
+                    if (depth == 4)
+                        channel_panel(&r, from, to, 4, step);
+                    else if (depth == 2)
+                        channel_panel(&r, from, to, 2, step);
+                    else
+                        channel_panel(&r, from, to, 1, step);
+                }
+            panel += block_bytes(&r, nr);
+        }
+}
+
+static void panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
+    if (!caq_is_depthwise(c)) {
+        conv_panel(c, m, panel);
+        return;
+    }
+    const int n = c->out_channels, taps = c->window.kernel_h * c->window.kernel_w, pixels = pixels_a_vector(c);
+    for (int first = 0; first < n; first += 64)
+        for (int q = 0; q < tap_quads(c); q++)
+            for (int v = 0; v < 4; v++)
+                for (int j = 0; j < 16; j++)
+                    for (int k = 0; k < 4; k++, panel++) {
+                        const int slot = slot_of(v, j, 1), channel = pixels > 1 ? slot % n : first + slot;
+                        *panel = channel < n && 4 * q + k < taps ? m[channel * taps + 4 * q + k] : 0;
+                    }
+}
+
+/* 64 bytes of whole pixels that lie `step` bytes apart; `channels` is 8, 16, 32, or 64 for any number of them. */
+CAQ_INLINE __m512i pixels_at(const uint8_t *p, const int channels, int64_t step) {
+    if (channels == 64) return _mm512_loadu_si512(p);
+    if (channels == 32)
+        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)p)),
+                                  _mm256_loadu_si256((const __m256i *)(const void *)(p + step)), 1);
+    if (channels == 16) {
+        __m128i part[4];
+        CAQ_UNROLL for (int i = 0; i < 4; i++) part[i] = _mm_loadu_si128((const __m128i *)(const void *)(p + i * step));
+        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(part[1], part[0])),
+                                  _mm256_set_m128i(part[3], part[2]), 1);
+    }
+    uint64_t part[8];
+    CAQ_UNROLL for (int i = 0; i < 8; i++) memcpy(&part[i], p + i * step, 8);
+    return _mm512_set_epi64((int64_t)part[7], (int64_t)part[6], (int64_t)part[5], (int64_t)part[4], (int64_t)part[3],
+                            (int64_t)part[2], (int64_t)part[1], (int64_t)part[0]);
+}
+
+/* `channels`: 64, or fewer where a vector holds several pixels that do not lie together. */
+CAQ_INLINE void depthwise_row(const caq_conv_task *t, const slots *s, const int8_t *panel, const int64_t *offset, int quads,
+                              const ending *e, const adder *r, const uint8_t *x, uint8_t *y, const uint8_t *residual,
+                              int64_t bytes, int64_t x_step, int64_t pixel_step, const int channels) {
+    for (int64_t i = 0; i < bytes; i += 64, x += x_step) {
+        __m512i a = _mm512_loadu_si512(s->bias[0]), b = _mm512_loadu_si512(s->bias[1]);
+        __m512i c = _mm512_loadu_si512(s->bias[2]), d = _mm512_loadu_si512(s->bias[3]);
+        for (int q = 0; q < quads; q++) {
+            const __m512i t0 = pixels_at(x + offset[4 * q], channels, pixel_step);
+            const __m512i t1 = pixels_at(x + offset[4 * q + 1], channels, pixel_step);
+            const __m512i t2 = pixels_at(x + offset[4 * q + 2], channels, pixel_step);
+            const __m512i t3 = pixels_at(x + offset[4 * q + 3], channels, pixel_step);
+            const __m512i low01 = _mm512_unpacklo_epi8(t0, t1), high01 = _mm512_unpackhi_epi8(t0, t1);
+            const __m512i low23 = _mm512_unpacklo_epi8(t2, t3), high23 = _mm512_unpackhi_epi8(t2, t3);
+            const int8_t *w = panel + 256 * q;
+            a = _mm512_dpbusd_epi32(a, _mm512_unpacklo_epi16(low01, low23), _mm512_loadu_si512(w));
+            b = _mm512_dpbusd_epi32(b, _mm512_unpackhi_epi16(low01, low23), _mm512_loadu_si512(w + 64));
+            c = _mm512_dpbusd_epi32(c, _mm512_unpacklo_epi16(high01, high23), _mm512_loadu_si512(w + 128));
+            d = _mm512_dpbusd_epi32(d, _mm512_unpackhi_epi16(high01, high23), _mm512_loadu_si512(w + 192));
+        }
+        const __mmask64 mask = bytes - i >= 64 ? ~0ull : ~0ull >> (64 - (bytes - i));
+        __m512i codes = requantized(a, b, c, d, s, e);
+        if (t->sum) codes = added(codes, _mm512_maskz_loadu_epi8(mask, residual + i), r);
+        if (e->narrow) codes = looked_up(codes, e->narrow);
+        if (bytes - i >= 64)
+            _mm512_storeu_si512(y + i, codes);
+        else
+            _mm512_mask_storeu_epi8(y + i, mask, codes);
+    }
+}
+
+static void depthwise(const caq_conv_task *t, int32_t first, int32_t last) {
+    const caq_conv *c = t->conv;
+    const caq_window *w = &c->window;
+    const int n = c->out_channels, pixels = pixels_a_vector(c), quads = tap_quads(c), taps = w->kernel_h * w->kernel_w;
+    const ending e = ending_of(t, 1);
+    adder adds;
+    if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
+    const adder *r = t->sum ? &adds : 0;
+    int64_t offset[CAQ_MOST_TAPS];
+    for (int i = 0; i < 4 * quads; i++)
+        offset[i] = i < taps ? (int64_t)(i / w->kernel_w) * w->dilation_h * t->x_row + (int64_t)(i % w->kernel_w) * w->dilation_w * n
+                             : 0;
+    const int64_t step = (int64_t)w->stride_w * n;
+    for (int row = first; row < last; row++) {
+        const uint8_t *x = t->x + (int64_t)row * w->stride_h * t->x_row;
+        uint8_t *y = t->y + (int64_t)row * t->y_row;
+        const uint8_t *residual = t->sum ? t->residual + (int64_t)row * t->residual_row : 0;
+        if (pixels > 1) {
+            const int64_t bytes = (int64_t)t->y_w * n;
+            const int together = w->stride_w == 1 ? 64 : n;
+#define ROW(channels) \
+    depthwise_row(t, t->requantize, t->panel, offset, quads, &e, r, x, y, residual, bytes, pixels * step, step, channels)
+            if (together == 64)
+                ROW(64);
+            else if (together == 32)
+                ROW(32);
+            else if (together == 16)
+                ROW(16);
+            else
+                ROW(8);
+#undef ROW
+            continue;
+        }
+        const slots *s = t->requantize;
+        const int8_t *panel = t->panel;
+        for (int b = 0; b < n; b += 64, s++, panel += 256 * quads)
+            for (int column = 0; column < t->y_w; column++)
+                depthwise_row(t, s, panel, offset, quads, &e, r, x + column * step + b, y + (int64_t)column * n + b,
+                              residual + (int64_t)column * n + b, n - b < 64 ? n - b : 64, 0, 0, 64);
+    }
+}
+
+/* Each plane's 64 bits are a mask that puts its bit into 64 codes. */
+static void unpack(const uint8_t *planes, int64_t plane_stride, int width, int64_t count, int8_t *m) {
+    const int64_t bytes = (count + 7) / 8;
+    for (int64_t i = 0; i < count; i += 64) {
+        const int64_t left = bytes - i / 8;
+        __m512i codes = _mm512_setzero_si512();
+        for (int b = 0; b < width; b++) {
+            uint64_t bits = 0;
+            memcpy(&bits, planes + b * plane_stride + i / 8, left < 8 ? (size_t)left : 8);
+            const __mmask64 mask = _cvtu64_mask64(bits);
+            codes = _mm512_mask_sub_epi8(_mm512_add_epi8(codes, codes), mask, _mm512_add_epi8(codes, codes), _mm512_set1_epi8(-1));
+        }
+        if (width < 8) {
+            /* The width's own two's complement: the sign bit weighs -2^(width - 1). */
+            const __m512i sign = _mm512_set1_epi8((char)(1 << (width - 1)));
+            codes = _mm512_sub_epi8(_mm512_xor_si512(codes, sign), sign);
+            codes = _mm512_sub_epi8(_mm512_add_epi8(codes, codes), _mm512_set1_epi8(-1));
+        }
+        _mm512_storeu_si512(m + i, codes);
+    }
+}
+
+static int runs(void) {
+    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
+           && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+}
+
+const caq_isa caq_avx512vnni = {
+    .name = "avx512vnni",
+    .runs = runs,
+    .nr_max = 64,
+    .nr_min = 16,
+    .x_zero = 0,
+    .conv = conv,
+    .depthwise = depthwise,
+    .unpack = unpack,
+    .panel_bytes = panel_bytes,
+    .panel = panel,
+    .requantize_bytes = requantize_bytes,
+    .requantize = requantize,
+    .add = add,
+    .lookup = lookup,
+};
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,273 @@
+/* Runs a program: every step's kernels, over a sample in the arena. */
+#include "isa.h"
+
+#include <math.h>
+#include <string.h>
+
+const caq_isa *caq_isa_table(int isa);
+
+CAQ_INLINE uint8_t *at(const caq_view *v, uint8_t *arena, int32_t row, int32_t column) {
+    return arena + v->offset + (int64_t)row * v->row + (int64_t)column * v->c * v->bytes;
+}
+
+/* Fills the halo with zeros: the rows above and below, and what lies between the rows' ends. */
+static void fill_halo(const caq_view *v, uint8_t *arena) {
+    const size_t left = (size_t)v->left * v->c, right = (size_t)v->right * v->c;
+    uint8_t *first = at(v, arena, -v->top, 0) - left;
+    if (v->top) memset(first, v->zero, (size_t)v->top * v->row);
+    if (left + right)
+        for (int row = -1; row < v->h; row++) {
+            uint8_t *end = at(v, arena, row, v->w);
+            if (row >= 0) memset(end, v->zero, right);
+            if (row + 1 < v->h) memset(end + right, v->zero, left);
+        }
+    if (v->bottom) memset(at(v, arena, v->h, 0) - left, v->zero, (size_t)v->bottom * v->row);
+}
+
+/* scaling.encode: raw samples to codes. Returns 0, or 1 on NaN and infinity. */
+static int encode(const caq_program *p, const uint8_t *x, uint8_t *arena) {
+    const caq_view *v = &p->input;
+    const int32_t channels = p->scaling_channels;
+    const int32_t *multiplier = p->scaling, *offset = multiplier + channels, *shift = offset + channels;
+    const int64_t row_items = (int64_t)v->w * v->c;
+    int32_t channel = 0; /* a sample's channels are those of its own last axis, which a reshaped input does not keep */
+    for (int row = 0; row < v->h; row++) {
+        uint8_t *y = at(v, arena, row, 0);
+        for (int64_t i = 0; i < row_items; i++) {
+            int32_t raw;
+            if (p->dtype == 0) {
+                raw = *x++;
+            } else if (p->dtype == 1) {
+                int16_t item;
+                memcpy(&item, x, sizeof item);
+                x += sizeof item;
+                raw = item;
+            } else {
+                float item;
+                memcpy(&item, x, sizeof item);
+                x += sizeof item;
+                if (!isfinite(item)) return 1;
+                const double scaled = floor((double)item * (double)p->resolution[channel] + 0.5);
+                raw = scaled < -32768.0 ? -32768 : scaled > 32767.0 ? 32767 : (int32_t)scaled;
+            }
+            y[i] = (uint8_t)(caq_clamp((raw * multiplier[channel] + offset[channel]) >> shift[channel], -128, 127) + 128);
+            channel = channel + 1 == channels ? 0 : channel + 1;
+        }
+    }
+    return 0;
+}
+
+static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq_step *s, const caq_layer *layers,
+                     uint8_t *arena) {
+    const caq_layer *layer = &layers[s->layer];
+    const caq_conv *c = &s->conv;
+    caq_view in = s->inputs[0];
+    if (layer->narrow && s->narrow_at >= 0) {
+        caq_view narrowed = in;
+        narrowed.offset = s->narrow_at
+                          + (int64_t)in.top * in.row + (int64_t)in.left * in.c;
+        for (int row = -in.top; row < in.h + in.bottom; row++)
+            isa->lookup(at(&in, arena, row, -in.left), layer->narrow, at(&narrowed, arena, row, -in.left), in.row);
+        in = narrowed;
+    }
+    const int8_t *panel = layer->panel;
+    if (!panel) {
+        int8_t *m = (int8_t *)(arena + p->scratch), *unpacked = m + caq_unpack_bytes(c);
+        caq_unpack(id, c, p->planes + s->first_plane_byte, p->plane_bytes, layer->weight_width, m);
+        caq_panel(id, c, m, unpacked);
+        panel = unpacked;
+    }
+    fill_halo(&s->output, arena);
+    caq_conv_task t = {
+        .conv = c,
+        .x = at(&in, arena, -c->window.top, -c->window.left),
+        .x_row = in.row,
+        .y = at(&s->output, arena, 0, 0),
+        .y_row = s->output.row,
+        .y_w = s->output.w,
+        .panel = panel,
+        .requantize = layer->requantize,
+        .low = s->low,
+        .high = s->high,
+        .zero = s->low < 0 && c->out_bytes == 1 ? 128 : 0,
+        .narrow = s->narrowed_by >= 0 ? layers[s->narrowed_by].narrow : 0,
+    };
+    if (s->input_count == 2) {
+        t.sum = &s->sum;
+        t.residual = at(&s->inputs[1], arena, 0, 0);
+        t.residual_row = s->inputs[1].row;
+        t.residual_zero = s->inputs[1].zero;
+        t.sum_zero = s->output.zero;
+    }
+    if (caq_is_depthwise(c))
+        isa->depthwise(&t, 0, s->output.h);
+    else
+        isa->conv(&t, 0, (int64_t)s->output.h * s->output.w);
+}
+
+CAQ_INLINE void narrow_row(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *y, int64_t n) {
+    if (s->narrowed_by >= 0 && layers[s->narrowed_by].narrow) isa->lookup(y, layers[s->narrowed_by].narrow, y, n);
+}
+
+static void run_add(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *arena) {
+    const caq_view *out = &s->output;
+    const int64_t n = (int64_t)out->w * out->c;
+    fill_halo(out, arena);
+    for (int row = 0; row < out->h; row++) {
+        uint8_t *y = at(out, arena, row, 0);
+        if (s->input_count == 2 && out->bytes == 1) {
+            isa->add(&s->sum, at(&s->inputs[0], arena, row, 0), s->inputs[0].zero, at(&s->inputs[1], arena, row, 0),
+                     s->inputs[1].zero, y, out->zero, n);
+        } else {
+            for (int64_t i = 0; i < n; i++) {
+                int32_t sum = s->sum.offset;
+                for (int k = 0; k < s->input_count; k++)
+                    sum += (at(&s->inputs[k], arena, row, 0)[i] - s->inputs[k].zero) * s->sum.multiplier[k];
+                sum = caq_clamp(sum >> s->sum.shift, s->sum.low, s->sum.high);
+                if (out->bytes == 2)
+                    ((int16_t *)(void *)y)[i] = (int16_t)sum;
+                else
+                    y[i] = (uint8_t)(sum + out->zero);
+            }
+        }
+        narrow_row(isa, s, layers, y, n);
+    }
+}
+
+/* A table an input; several inputs lie side by side in the output's channels. */
+static void run_lookup(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *arena) {
+    const caq_view *out = &s->output;
+    fill_halo(out, arena);
+    for (int row = 0; row < out->h; row++) {
+        for (int column = 0; column < out->w; column++) {
+            uint8_t *y = at(out, arena, row, column);
+            for (int k = 0; k < s->input_count; k++) {
+                const uint8_t *x = at(&s->inputs[k], arena, row, column);
+                const int16_t *table = s->tables + 256 * k;
+                for (int i = 0; i < s->inputs[k].c; i++, y += out->bytes)
+                    if (out->bytes == 2)
+                        *(int16_t *)(void *)y = table[x[i]];
+                    else
+                        *y = (uint8_t)table[x[i]];
+            }
+        }
+        narrow_row(isa, s, layers, at(out, arena, row, 0), (int64_t)out->w * out->c);
+    }
+}
+
+/* The part of a window along one axis that lies within `size`. */
+CAQ_INLINE void within(int32_t start, int32_t kernel, int32_t dilation, int32_t size, int32_t *first, int32_t *last) {
+    *first = start < 0 ? (-start + dilation - 1) / dilation : 0;
+    *last = kernel;
+    while (*last > *first && start + (*last - 1) * dilation >= size) --*last;
+}
+
+enum { CHUNK = 64 }; /* channels that a pool holds sums of */
+
+static void run_pool(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *arena) {
+    const caq_view *in = &s->inputs[0], *out = &s->output;
+    const caq_window *w = &s->conv.window;
+    fill_halo(out, arena);
+    for (int row = 0; row < out->h; row++) {
+        int32_t ky0, ky1;
+        within(row * w->stride_h - w->top, w->kernel_h, w->dilation_h, in->h, &ky0, &ky1);
+        for (int column = 0; column < out->w; column++) {
+            int32_t kx0, kx1;
+            within(column * w->stride_w - w->left, w->kernel_w, w->dilation_w, in->w, &kx0, &kx1);
+            uint8_t *y = at(out, arena, row, column);
+            for (int n = 0; n < out->c; n += CHUNK) {
+                const int count = out->c - n < CHUNK ? out->c - n : CHUNK;
+                uint8_t most[CHUNK] = {0};
+                int32_t sums[CHUNK] = {0};
+                for (int ky = ky0; ky < ky1; ky++)
+                    for (int kx = kx0; kx < kx1; kx++) {
+                        const uint8_t *x = at(in, arena, row * w->stride_h - w->top + ky * w->dilation_h,
+                                              column * w->stride_w - w->left + kx * w->dilation_w)
+                                           + n;
+                        if (s->kind == CAQ_MAX_POOL)
+                            for (int i = 0; i < count; i++) most[i] = x[i] > most[i] ? x[i] : most[i];
+                        else
+                            for (int i = 0; i < count; i++) sums[i] += x[i];
+                    }
+                if (s->kind == CAQ_MAX_POOL) {
+                    memcpy(y + n, most, (size_t)count);
+                    continue;
+                }
+                const int32_t *q = s->requantize, taken = in->zero * (ky1 - ky0) * (kx1 - kx0);
+                for (int i = 0; i < count; i++) {
+                    const int32_t v =
+                        caq_clamp(caq_requantize(sums[i] - taken, q[0], q[1], q[2], q[3], q[4]), s->low, s->high);
+                    if (out->bytes == 2)
+                        ((int16_t *)(void *)y)[n + i] = (int16_t)v;
+                    else
+                        y[n + i] = (uint8_t)(v + out->zero);
+                }
+            }
+        }
+        narrow_row(isa, s, layers, at(out, arena, row, 0), (int64_t)out->w * out->c);
+    }
+}
+
+/* In channels-first order: item (c, row, column) of the input is the i-th, and so is item (c', row', column'). */
+static void run_reshape(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *arena) {
+    const caq_view *in = &s->inputs[0], *out = &s->output;
+    int row = 0, column = 0, channel = 0;
+    fill_halo(out, arena);
+    for (int c = 0; c < in->c; c++)
+        for (int y = 0; y < in->h; y++)
+            for (int x = 0; x < in->w; x++) {
+                memcpy(at(out, arena, row, column) + (int64_t)channel * out->bytes,
+                       at(in, arena, y, x) + (int64_t)c * in->bytes, (size_t)in->bytes);
+                if (++column == out->w) {
+                    column = 0;
+                    if (++row == out->h) {
+                        row = 0;
+                        channel++;
+                    }
+                }
+            }
+    for (int r = 0; r < out->h; r++) narrow_row(isa, s, layers, at(out, arena, r, 0), (int64_t)out->w * out->c);
+}
+
+static void run_step(const caq_isa *isa, int id, const caq_program *p, const caq_layer *layers, const caq_step *s,
+                     uint8_t *arena) {
+    switch (s->kind) {
+    case CAQ_CONV: run_conv(isa, id, p, s, layers, arena); break;
+    case CAQ_ADD: run_add(isa, s, layers, arena); break;
+    case CAQ_LOOKUP: run_lookup(isa, s, layers, arena); break;
+    case CAQ_RESHAPE: run_reshape(isa, s, layers, arena); break;
+    default: run_pool(isa, s, layers, arena);
+    }
+}
+
+int64_t caq_run(int id, const caq_program *p, const caq_layer *layers, const void *x, int64_t count, int16_t *y,
+                uint8_t *arena) {
+    const caq_isa *isa = caq_isa_table(id);
+    const caq_view *out = &p->output;
+    const int64_t items = (int64_t)out->w * out->c;
+    for (int64_t n = 0; n < count; n++) {
+        if (encode(p, (const uint8_t *)x + n * p->sample_bytes, arena)) return 1 + n;
+        fill_halo(&p->input, arena);
+        for (int i = 0; i < p->step_count; i++) run_step(isa, id, p, layers, &p->steps[i], arena);
+        for (int row = 0; row < out->h; row++, y += items) {
+            const uint8_t *codes = at(out, arena, row, 0);
+            if (out->bytes == 2)
+                memcpy(y, codes, (size_t)items * 2);
+            else
+                for (int64_t i = 0; i < items; i++) y[i] = (int16_t)(codes[i] - out->zero);
+        }
+    }
+    return 0;
+}
+
+void caq_run_step(int id, const caq_program *p, const caq_layer *layers, int32_t step, int64_t repeat, uint8_t *arena) {
+    const caq_isa *isa = caq_isa_table(id);
+    while (repeat-- > 0) run_step(isa, id, p, layers, &p->steps[step], arena);
+}
+
+int64_t caq_argmax(const int16_t *y, int64_t count) {
+    int64_t best = 0;
+    for (int64_t i = 1; i < count; i++)
+        if (y[i] > y[best]) best = i;
+    return best;
+}
