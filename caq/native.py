@@ -14,23 +14,26 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from caq.errors import ConfigError, SchemaError
 from caq.graph import Assignment, Graph, Op, output_bits
 from caq.kernels import _native
 from caq.memory import ALIGNMENT, Buffer, aligned, lower_bound, place
 from caq.model import Model
-from caq.plan import Parameters, adding, layer_fixed_point, narrowing, rescaling
+from caq.plan import Parameters, adding, layer_fixed_point, naming, narrowing, rescaling
 from caq.quant import TOP_WIDTH, FixedPoint, requantize
 from caq.scaling import check_finite
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ffi, lib = _native.ffi, _native.lib
 
 _DTYPES = {"uint8": 0, "int16": 1, "float32": 2}
+_ENCODED_AT_ONCE = 256
 _SLACK = 256  # kernels read whole vectors past the end of a tensor
 
 # Looked up once: a call should cost little more than its kernels.
@@ -59,7 +62,7 @@ def choose_isa(wanted: str | None = None) -> int:
     return list(names).index(wanted)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Tensor:
     """A tensor that has memory of its own; reshapes that move nothing share it."""
 
@@ -238,6 +241,7 @@ class Program:
         step.in_signed = graph.signed(op.inputs[0])
         step.narrow_at = self._narrow_places.get(index, -1)
         step.panel_at, step.requantize_at = self.panel_bytes, self.requantize_bytes
+        conv.one_pixel = graph.shapes[index + 1][:2] == (1, 1)
         pointer = ffi.addressof(conv)
         self.panel_bytes = aligned(self.panel_bytes + lib.caq_panel_bytes(self.isa, pointer))
         self.requantize_bytes = aligned(self.requantize_bytes + lib.caq_requantize_bytes(self.isa, pointer))
@@ -268,8 +272,12 @@ class Program:
         self._view(program.input, 0)
         self._view(program.output, len(model.graph.ops))
         program.dtype, program.scaling_channels = _DTYPES[s.dtype], s.channels
-        program.scaling = self._array("int32_t[]", np.concatenate([s.multiplier, s.offset, s.shift], dtype=np.int32))
-        program.resolution = self._array("float[]", s.resolution)
+        # The channels' integers over and over, so that the kernels read them as they read the samples.
+        times = -(-_ENCODED_AT_ONCE // s.channels)
+        program.scaling_period = times * s.channels
+        rows = [np.tile(row.astype(np.int32), times + 1) for row in (s.multiplier, s.offset, s.shift)]
+        program.scaling = self._array("int32_t[]", np.concatenate(rows))
+        program.resolution = self._array("float[]", np.tile(s.resolution, times + 1))
         program.sample_bytes = int(np.prod(model.sample_shape)) * np.dtype(s.dtype).itemsize
         program.gain, program.bias = self._array("int16_t[]", p.gain), self._array("int16_t[]", p.bias)
         program.gain_exponent = self._array("int8_t[]", p.gain_exponent)
@@ -362,7 +370,7 @@ class NativePlan:
     def run_sample(self, x: NDArray[np.generic]) -> NDArray[np.int16] | None:
         """Output codes (outputs,) of one sample; None if `x` is anything but a good one, which `run` has words for."""
         p = self._program
-        if x.__class__ is not np.ndarray or x.dtype is not p._dtype or x.shape != p._shape:
+        if x.__class__ is not np.ndarray or x.dtype != p._dtype or x.shape != p._shape:
             return None
         try:
             source = _from_buffer(x)
@@ -421,7 +429,8 @@ def _explain(
     layer, pair = graph.layers[index], assignment[index]
     if pair.activation != 8:
         ratio = parameters.ratios[index, graph.widths.index(pair.activation)]
-        narrowing(ratio, pair.activation, graph.signed(graph.ops[layer.op].inputs[0]))
+        with naming(f"layer {layer.name!r} at {pair}: input"):
+            narrowing(ratio, pair.activation, graph.signed(graph.ops[layer.op].inputs[0]))
     layer_fixed_point(graph, parameters, layer, pair, parameter_set)
     raise SchemaError(f"layer {layer.name!r} at {pair}: its parameters cannot be computed with")
 

@@ -5,12 +5,15 @@
  *     operand          4 input bytes, ready to be multiplied with the weights of every lane
  *     BROADCAST(p)     the operand of 4 bytes at p
  *     DOT(a, x, w)     a + the products of operand x with LANES x 4 weights at w, summed by fours
- *     LOAD(p), STORE(p, v)  of vec at an int32_t pointer
+ *     STORE(p, v)      of vec at an int32_t pointer
+ *     ZERO             a vec of zeros
  *     SELF             its table
  *     NR, MR           channels and pixels of a tile
  *
  * Accumulators are stored to a buffer and finished there by plain loops, which compilers turn into vectors.
  */
+#include "loops.h"
+
 #include <string.h>
 
 /* The prepared requantization: five rows of int32, channels filled up to whole blocks, group by group. */
@@ -131,7 +134,8 @@ static int64_t body_panel_bytes(const caq_conv *c) {
 }
 
 /* Depthwise: taps (kernel_h, kernel_w, channels), as the pixels lie. */
-static void body_panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
+static void body_panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
+    (void)width;
     const caq_runs r = caq_runs_of(c);
     const int taps = r.rows * r.columns, per_group = c->out_channels / c->groups, whole = r.length / 4, rest = r.length % 4;
     if (caq_is_depthwise(c)) {

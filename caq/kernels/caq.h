@@ -42,6 +42,7 @@ typedef struct {
     int32_t in_channels, out_channels, groups;
     int32_t in_zero;
     int32_t out_bytes;
+    int32_t one_pixel; /* whether it computes a single pixel: a matrix times a vector */
     caq_window window;
 } caq_conv;
 
@@ -78,9 +79,11 @@ typedef struct {
     int32_t step_count;
     caq_view input, output;
     int32_t dtype; /* of samples: 0 uint8, 1 int16, 2 float32 */
-    int32_t scaling_channels;
-    const int32_t *scaling;  /* (3, channels): multiplier, offset, shift */
-    const float *resolution; /* (channels,) */
+    int32_t scaling_channels, scaling_period;
+    /* Per channel, over and over for `period` items, a multiple of the channels, and once more: (3, period + channels)
+     * multiplier, offset, shift; (period + channels,). */
+    const int32_t *scaling;
+    const float *resolution;
     int64_t sample_bytes;
     int64_t scratch; /* where in the arena weights are unpacked to when there are no panels */
     /* Parameters (caq.plan): rows of all layers' channels, and exponents of all layers, a row a set. */
@@ -111,7 +114,7 @@ int caq_isa_count(void);
 const char *caq_isa_name(int isa);
 int caq_isa_runs(int isa); /* 1 if compiled in and this CPU has it, 0 if not compiled in, -1 if the CPU lacks it */
 
-/* Bytes of a layer's panel, of its prepared requantization, and of the scratch that unpacking it needs. */
+/* The most bytes of a layer's panel at any width, of its prepared requantization, and of the scratch that unpacking it needs. */
 int64_t caq_panel_bytes(int isa, const caq_conv *conv);
 int64_t caq_requantize_bytes(int isa, const caq_conv *conv);
 int64_t caq_unpack_bytes(const caq_conv *conv);
@@ -120,8 +123,8 @@ int64_t caq_unpack_bytes(const caq_conv *conv);
  * caq_unpack_bytes. */
 void caq_unpack(int isa, const caq_conv *conv, const uint8_t *planes, int64_t plane_stride, int width, int8_t *m);
 
-/* Lays multiplicands out as a panel. */
-void caq_panel(int isa, const caq_conv *conv, const int8_t *m, int8_t *panel);
+/* Lays multiplicands of weights of `width` bits out as a panel. */
+void caq_panel(int isa, const caq_conv *conv, int width, const int8_t *m, int8_t *panel);
 
 /* quant.fixed_point for `count` channels: gain and bias are mantissas of 2**exponent, gain is multiplied with `ratio`.
  * `out` is (5, count): bias, pre_shift, multiplier, offset, post_shift. Returns 0, or 1 + the channel that is refused. */

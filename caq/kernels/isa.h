@@ -17,6 +17,7 @@ typedef struct {
     uint8_t *y;
     int32_t y_row, y_w;
     const int8_t *panel;
+    int32_t weight_width;
     const void *requantize;
     int32_t low, high, zero; /* of the output's codes */
     const uint8_t *narrow;   /* 256 bytes applied last, or NULL */
@@ -34,11 +35,16 @@ typedef struct {
     void (*depthwise)(const caq_conv_task *task, int32_t first, int32_t last); /* rows [first, last) */
     void (*unpack)(const uint8_t *planes, int64_t plane_stride, int width, int64_t count, int8_t *m);
     int64_t (*panel_bytes)(const caq_conv *conv);
-    void (*panel)(const caq_conv *conv, const int8_t *m, int8_t *panel);
+    void (*panel)(const caq_conv *conv, int width, const int8_t *m, int8_t *panel);
     int64_t (*requantize_bytes)(const caq_conv *conv);
     void (*requantize)(const caq_conv *conv, const int32_t *five, const int32_t *sums, int32_t zero, void *out);
     void (*add)(const caq_sum *sum, const uint8_t *a, int32_t a_zero, const uint8_t *b, int32_t b_zero, uint8_t *y,
                 int32_t y_zero, int64_t n);
+    /* Samples' items to codes, the first of them of channel `phase`. Returns 0, or 1 on NaN and infinity. */
+    int (*encode)(const caq_program *program, const uint8_t *x, int64_t phase, uint8_t *y, int64_t n);
+    /* Of `n` <= CAQ_MAX_NR channels of rows x columns pixels; sums has room for CAQ_MAX_NR. */
+    void (*max_pool)(const uint8_t *x, int64_t row_step, int64_t step, int rows, int columns, int n, uint8_t *y);
+    void (*sum_pool)(const uint8_t *x, int64_t row_step, int64_t step, int rows, int columns, int n, int32_t *sums);
     void (*lookup)(const uint8_t *x, const uint8_t *table, uint8_t *y, int64_t n);
 } caq_isa;
 

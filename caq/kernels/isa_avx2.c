@@ -61,6 +61,9 @@ const caq_isa caq_avx2 = {
     .requantize_bytes = body_requantize_bytes,
     .requantize = body_requantize,
     .add = body_add,
+    .encode = body_encode,
+    .max_pool = body_max_pool,
+    .sum_pool = body_sum_pool,
     .lookup = body_lookup,
 };
 #if defined(__clang__)

@@ -9,6 +9,13 @@
  *     >> post_shift, vpackssdw, vpackus/sswb, vpermb to put the bytes in order
  *
  * Depthwise kernels interleave 4 taps of 64 bytes, so that vpdpbusd sums taps instead of channels.
+ *
+ * A matrix times a vector waits for its weights, so weights of up to 4 bits stay packed: a byte holds fields of 2 or 4 bits of
+ * as many quads, each masked where it stands. Field f makes x * (field << bits * f), summed apart and shifted back, which is
+ * exact. The top field is the code q itself, for it has the sign; the others are u = q + h with h = 2^(bits - 1). So
+ *
+ *     sum of x (2 q + 1) = 2 (sum of x q of the top fields + sum of x u of the others) + sum of x of the top fields
+ *                          - (2 h - 1) sum of x of the others
  */
 #include "isa.h"
 
@@ -18,6 +25,8 @@
 #else
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")
 #endif
+#include "loops.h"
+
 #include <immintrin.h>
 #include <string.h>
 
@@ -116,18 +125,22 @@ typedef struct {
     const uint8_t *narrow;
 } ending;
 
-/* Byte i of the result is byte order[i] of the packed vectors. */
-CAQ_INLINE __m512i packed_order(int depthwise) {
-    uint8_t order[64];
-    for (int v = 0; v < 4; v++)
-        for (int j = 0; j < 16; j++)
-            order[slot_of(v, j, depthwise)] = (uint8_t)(16 * (j / 4) + 8 * (v / 2) + 4 * (j % 2) + 2 * (v % 2) + j % 4 / 2);
-    return _mm512_loadu_si512(order);
-}
+/* Byte i of the result is byte ORDER[depthwise][i] of the packed vectors: slot_of(v, j) is
+ * 16 (j / 4) + 8 (v / 2) + 4 (j % 2) + 2 (v % 2) + j % 4 / 2. */
+static const uint8_t ORDER[2][64] = {
+    { 0,  4,  1,  5, 16, 20, 17, 21, 32, 36, 33, 37, 48, 52, 49, 53,
+      2,  6,  3,  7, 18, 22, 19, 23, 34, 38, 35, 39, 50, 54, 51, 55,
+      8, 12,  9, 13, 24, 28, 25, 29, 40, 44, 41, 45, 56, 60, 57, 61,
+     10, 14, 11, 15, 26, 30, 27, 31, 42, 46, 43, 47, 58, 62, 59, 63},
+    { 0,  4,  1,  5,  2,  6,  3,  7,  8, 12,  9, 13, 10, 14, 11, 15,
+     16, 20, 17, 21, 18, 22, 19, 23, 24, 28, 25, 29, 26, 30, 27, 31,
+     32, 36, 33, 37, 34, 38, 35, 39, 40, 44, 41, 45, 42, 46, 43, 47,
+     48, 52, 49, 53, 50, 54, 51, 55, 56, 60, 57, 61, 58, 62, 59, 63},
+};
 
 CAQ_INLINE ending ending_of(const caq_conv_task *t, int depthwise) {
     ending e;
-    e.order = packed_order(depthwise);
+    e.order = _mm512_loadu_si512(ORDER[depthwise]);
     e.low = _mm512_set1_epi8((char)(t->low + t->zero));
     e.high = _mm512_set1_epi8((char)(t->high + t->zero));
     e.is_signed = t->zero != 0;
@@ -221,119 +234,121 @@ static void add(const caq_sum *s, const uint8_t *a, int32_t a_zero, const uint8_
     }
 }
 
-/* How many quads of input bytes a broadcast brings: with 4 or 2 of them, blocks of 16 or 32 channels are as wide as 4 vectors,
- * whose partial sums are added up at the end, and need as few loads as blocks of 64. */
-CAQ_INLINE int depth_of(int nr, int quads) {
-    (void)quads;
-    if (nr == 16 && 0) return 4;
-    return nr == 32 && 0 ? 2 : 1;
-}
-
-/* The channel of a block whose weights dword j of vector v holds; they are of quad j % depth. */
-CAQ_INLINE int channel_at(int depth, int v, int j) {
-    if (depth == 4) return 4 * (j / 4) + v;
-    return depth == 2 ? 16 * (v / 2) + 4 * (j / 4) + 2 * (v % 2) + j % 4 / 2 : 16 * v + j;
-}
-
-CAQ_INLINE __m512i broadcast(const uint8_t *p, const int depth) {
-    if (depth == 4) return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)p));
-    if (depth == 2) {
-        int64_t eight;
-        memcpy(&eight, p, sizeof eight);
-        return _mm512_set1_epi64(eight);
-    }
-    int32_t four;
-    memcpy(&four, p, sizeof four);
-    return _mm512_set1_epi32(four);
-}
-
-/* Adds up the partial sums of 4 vectors: to 1 vector of 16 channels, or 2 of them. */
-CAQ_INLINE void reduce(const __m512i *a, const int depth, __m512i *sums) {
-    if (depth == 4) {
-        const __m512i s01 = _mm512_add_epi32(_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
-        const __m512i s23 = _mm512_add_epi32(_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
-        sums[0] = _mm512_add_epi32(_mm512_unpacklo_epi64(s01, s23), _mm512_unpackhi_epi64(s01, s23));
-        return;
-    }
-    CAQ_UNROLL for (int i = 0; i < 2; i++) {
-        const __m512 low = _mm512_castsi512_ps(a[2 * i]), high = _mm512_castsi512_ps(a[2 * i + 1]);
-        sums[i] = _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(low, high, 0x88)),
-                                   _mm512_castps_si512(_mm512_shuffle_ps(low, high, 0xdd)));
-    }
-}
-
 /* Products of one tile: nv vectors, mr pixels. */
 CAQ_INLINE void accumulate(const caq_conv_task *t, const caq_runs *r, const int8_t *panel, const uint8_t *const *p,
-                           const int nv, const int mr, const int depth, __m512i *acc) {
+                           const int nv, const int mr, __m512i *acc) {
     const caq_window *w = &t->conv->window;
     CAQ_UNROLL for (int i = 0; i < mr * nv; i++) acc[i] = _mm512_setzero_si512();
     for (int ky = 0; ky < r->rows; ky++)
         for (int kx = 0; kx < r->columns; kx++) {
             const int64_t start = (int64_t)ky * w->dilation_h * t->x_row + (int64_t)kx * r->column_step;
-            for (int64_t k = start; k < start + 4 * r->quads; k += 4 * depth, panel += 64 * nv) {
+            for (int64_t k = start; k < start + 4 * r->quads; k += 4, panel += 64 * nv) {
                 __m512i weights[4];
                 CAQ_UNROLL for (int v = 0; v < nv; v++) weights[v] = _mm512_loadu_si512(panel + 64 * v);
                 CAQ_UNROLL for (int i = 0; i < mr; i++) {
-                    const __m512i x = broadcast(p[i] + k, depth);
+                    int32_t four;
+                    memcpy(&four, p[i] + k, sizeof four);
+                    const __m512i x = _mm512_set1_epi32(four);
                     CAQ_UNROLL for (int v = 0; v < nv; v++) acc[i * nv + v] = _mm512_dpbusd_epi32(acc[i * nv + v], x, weights[v]);
                 }
             }
         }
 }
 
+/* Bits of a packed field, or 0 where weights are not packed. */
+CAQ_INLINE int packed_bits(const caq_conv *c, int width) {
+    if (!c->one_pixel || c->groups > 1 || c->window.kernel_h * c->window.kernel_w > 1 || width > 4) return 0;
+    return width > 2 ? 4 : 2;
+}
+
+/* Sums of the input bytes: those of quads in top fields, and all others. */
+typedef struct {
+    int32_t top, others;
+} byte_sums;
+
+CAQ_INLINE byte_sums sums_of(const uint8_t *x, int64_t n, int bits) {
+    const __m512i ones = _mm512_set1_epi8(1);
+    const __m512i tops = _mm512_maskz_mov_epi32(bits == 2 ? 0x8888 : 0xaaaa, ones); /* the last of 4 quads, or of 2 */
+    __m512i all = _mm512_setzero_si512(), top = all;
+    for (int64_t i = 0; i < n; i += 64) {
+        const __m512i v = _mm512_maskz_loadu_epi8(n - i >= 64 ? ~0ull : ~0ull >> (64 - (n - i)), x + i);
+        all = _mm512_dpbusd_epi32(all, v, ones);
+        top = _mm512_dpbusd_epi32(top, v, tops);
+    }
+    const int32_t of_tops = _mm512_reduce_add_epi32(top);
+    return (byte_sums){of_tops, _mm512_reduce_add_epi32(all) - of_tops};
+}
+
+/* Products of one pixel with packed weights. */
+CAQ_INLINE void accumulate_packed(const caq_runs *r, const int8_t *panel, const uint8_t *x, const byte_sums *sums, const int nv,
+                                  const int bits, __m512i *acc) {
+    enum { MOST_FIELDS = 4 };
+    const int fields = 8 / bits;
+    __m512i part[4][MOST_FIELDS], mask[MOST_FIELDS];
+    CAQ_UNROLL for (int f = 0; f < fields; f++) {
+        mask[f] = _mm512_set1_epi8((char)(((1 << bits) - 1) << bits * f));
+        CAQ_UNROLL for (int v = 0; v < nv; v++) part[v][f] = _mm512_setzero_si512();
+    }
+    for (int q = 0; q < r->quads; q += fields, x += 4 * fields, panel += 64 * nv) {
+        __m512i weights[4];
+        CAQ_UNROLL for (int v = 0; v < nv; v++) weights[v] = _mm512_loadu_si512(panel + 64 * v);
+        CAQ_UNROLL for (int f = 0; f < fields; f++) {
+            int32_t four;
+            memcpy(&four, x + 4 * f, sizeof four);
+            const __m512i bytes = _mm512_set1_epi32(four);
+            CAQ_UNROLL for (int v = 0; v < nv; v++)
+                part[v][f] = _mm512_dpbusd_epi32(part[v][f], bytes, _mm512_and_si512(weights[v], mask[f]));
+        }
+    }
+    const __m512i rest = _mm512_set1_epi32(sums->top - ((1 << bits) - 1) * sums->others);
+    CAQ_UNROLL for (int v = 0; v < nv; v++) {
+        __m512i total = part[v][0];
+        CAQ_UNROLL for (int f = 1; f < fields; f++) total = _mm512_add_epi32(total, _mm512_srai_epi32(part[v][f], (unsigned)(bits * f)));
+        acc[v] = _mm512_add_epi32(_mm512_add_epi32(total, total), rest);
+    }
+}
+
 /* Bytes of one block's panel. */
-CAQ_INLINE int64_t block_bytes(const caq_runs *r, int nr) {
-    const int depth = depth_of(nr, r->quads);
-    return (int64_t)r->rows * r->columns * ((r->quads + depth - 1) / depth) * depth * 4 * nr;
+CAQ_INLINE int64_t block_bytes(const caq_runs *r, int nr, int bits) {
+    if (bits) return (int64_t)((r->quads + 8 / bits - 1) / (8 / bits)) * 4 * nr;
+    return (int64_t)r->rows * r->columns * r->quads * 4 * nr;
 }
 
 /* 64 codes go to 4 / nv pixels of 16 nv channels, of which `channels` exist and `count` pixels are wanted. */
 CAQ_INLINE void write(const caq_conv_task *t, const ending *e, const adder *r, __m512i y, const int nv, int channels, int count,
                       uint8_t *const *to, const uint8_t *const *residual) {
-    const __mmask64 mask = channels >= 64 ? ~0ull : (1ull << channels) - 1;
-    const int pixels = 4 / nv < count ? 4 / nv : count;
-    if (t->sum) {
-        __m512i other = _mm512_setzero_si512();
-        if (nv == 4) other = _mm512_maskz_loadu_epi8(mask, residual[0]);
-        if (nv == 2) {
-            other = _mm512_castsi256_si512(_mm256_maskz_loadu_epi8((__mmask32)mask, residual[0]));
-            if (pixels > 1) other = _mm512_inserti64x4(other, _mm256_maskz_loadu_epi8((__mmask32)mask, residual[1]), 1);
-        }
-        if (nv == 1) {
-            __m128i parts[4];
-            CAQ_UNROLL for (int i = 0; i < 4; i++)
-                parts[i] = _mm_maskz_loadu_epi8((__mmask16)mask, residual[i < pixels ? i : 0]);
-            other = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(parts[1], parts[0])),
-                                       _mm256_set_m128i(parts[3], parts[2]), 1);
-        }
-        y = added(y, other, r);
-    }
-    if (e->narrow) y = looked_up(y, e->narrow);
-    if (channels == 16 * nv) { /* masked stores are slow, and what they wrote is slow to read */
-        if (nv == 4) _mm512_storeu_si512(to[0], y);
-        if (nv == 2) {
-            _mm256_storeu_si256((__m256i *)(void *)to[0], _mm512_castsi512_si256(y));
-            if (pixels > 1) _mm256_storeu_si256((__m256i *)(void *)to[1], _mm512_extracti64x4_epi64(y, 1));
-        }
-        if (nv == 1) {
-            _mm_storeu_si128((__m128i *)(void *)to[0], _mm512_castsi512_si128(y));
-            if (pixels > 1) _mm_storeu_si128((__m128i *)(void *)to[1], _mm512_extracti32x4_epi32(y, 1));
-            if (pixels > 2) _mm_storeu_si128((__m128i *)(void *)to[2], _mm512_extracti32x4_epi32(y, 2));
-            if (pixels > 3) _mm_storeu_si128((__m128i *)(void *)to[3], _mm512_extracti32x4_epi32(y, 3));
-        }
+    enum { MOST = 4 };
+    const int step = 16 * nv, most = MOST / nv, pixels = most < count ? most : count;
+    const int64_t whole = (int64_t)(most - 1) * step;
+    if (channels == step && pixels == most && to[most - 1] - to[0] == whole
+        && (!t->sum || residual[most - 1] - residual[0] == whole)) {
+        if (t->sum) y = added(y, _mm512_loadu_si512(residual[0]), r);
+        if (e->narrow) y = looked_up(y, e->narrow);
+        _mm512_storeu_si512(to[0], y);
         return;
     }
-    if (nv == 4) _mm512_mask_storeu_epi8(to[0], mask, y);
-    if (nv == 2) {
-        _mm256_mask_storeu_epi8(to[0], (__mmask32)mask, _mm512_castsi512_si256(y));
-        if (pixels > 1) _mm256_mask_storeu_epi8(to[1], (__mmask32)mask, _mm512_extracti64x4_epi64(y, 1));
+    const __mmask64 mask = channels >= 64 ? ~0ull : (1ull << channels) - 1;
+    if (t->sum) {
+        uint8_t other[64];
+        for (int i = 0; i < pixels; i++)
+            _mm512_mask_storeu_epi8(other + i * step, mask, _mm512_maskz_loadu_epi8(mask, residual[i]));
+        y = added(y, _mm512_loadu_si512(other), r);
     }
-    if (nv == 1) {
-        _mm_mask_storeu_epi8(to[0], (__mmask16)mask, _mm512_castsi512_si128(y));
-        if (pixels > 1) _mm_mask_storeu_epi8(to[1], (__mmask16)mask, _mm512_extracti32x4_epi32(y, 1));
-        if (pixels > 2) _mm_mask_storeu_epi8(to[2], (__mmask16)mask, _mm512_extracti32x4_epi32(y, 2));
-        if (pixels > 3) _mm_mask_storeu_epi8(to[3], (__mmask16)mask, _mm512_extracti32x4_epi32(y, 3));
-    }
+    if (e->narrow) y = looked_up(y, e->narrow);
+    /* Masked stores are slow, and what they wrote is slow to read. */
+    CAQ_UNROLL for (int i = 0; i < most; i++)
+        if (i < pixels) {
+            const __m128i quarter = i == 0   ? _mm512_castsi512_si128(y)
+                                    : i == 1 ? _mm512_extracti32x4_epi32(y, 1)
+                                    : i == 2 ? _mm512_extracti32x4_epi32(y, 2)
+                                             : _mm512_extracti32x4_epi32(y, 3);
+            const __m256i part = i == 0 ? _mm512_castsi512_si256(y) : _mm512_extracti64x4_epi64(y, 1);
+            if (nv == 4) _mm512_mask_storeu_epi8(to[0], mask, y);
+            if (nv == 2 && channels == step) _mm256_storeu_si256((__m256i *)(void *)to[i], part);
+            if (nv == 2 && channels < step) _mm256_mask_storeu_epi8(to[i], (__mmask32)mask, part);
+            if (nv == 1 && channels == step) _mm_storeu_si128((__m128i *)(void *)to[i], quarter);
+            if (nv == 1 && channels < step) _mm_mask_storeu_epi8(to[i], (__mmask16)mask, quarter);
+        }
 }
 
 /* 16-bit outputs: five rows of `stride`, in the channels' own order. */
@@ -358,81 +373,83 @@ typedef struct {
     int64_t wide_stride;
     const ending *e;
     const adder *r;
+    const byte_sums *sums; /* of the input, for packed weights */
     int channels;
 } block;
 
-/* One tile of blocks of 16 nv / depth channels; the last pixels may be there for the count only. */
-CAQ_INLINE void tile(const block *b, const int nv, const int mr, const int depth, const uint8_t *const *p, uint8_t *const *to,
-                     const uint8_t *const *residual, int count) {
-    enum { MOST_VECTORS = 24 };
-    const int wide = nv / depth; /* vectors of 16 channels */
-    __m512i acc[MOST_VECTORS];
-    accumulate(b->task, b->runs, b->panel, p, nv, mr, depth, acc);
-    if (depth > 1) CAQ_UNROLL for (int i = 0; i < mr; i++) reduce(acc + 4 * i, depth, acc + wide * i);
+/* What ends a tile of mr pixels, of which `count` are there; mr is a multiple of 4 / nv. */
+CAQ_INLINE void end_tile(const block *b, const int nv, const int mr, __m512i *acc, uint8_t *const *to, const uint8_t *const *residual,
+                         int count) {
     if (b->wide) {
         CAQ_UNROLL for (int i = 0; i < mr; i++)
             if (i < count)
-                CAQ_UNROLL for (int v = 0; v < wide; v++)
+                CAQ_UNROLL for (int v = 0; v < nv; v++)
                     if (16 * v < b->channels)
-                        write_wide(b->task, b->wide + 16 * v, b->wide_stride, acc[i * wide + v], b->channels - 16 * v, to[i] + 32 * v);
+                        write_wide(b->task, b->wide + 16 * v, b->wide_stride, acc[i * nv + v], b->channels - 16 * v, to[i] + 32 * v);
         return;
     }
-    __m512i bias[4];
-    CAQ_UNROLL for (int v = 0; v < 4; v++) bias[v] = _mm512_loadu_si512(b->s->bias[v]);
-    CAQ_UNROLL for (int i = 0; i < mr; i += 4 / wide)
+    CAQ_UNROLL for (int i = 0; i < mr; i += 4 / nv)
         if (i < count) {
-            __m512i *a = acc + i * wide;
-            CAQ_UNROLL for (int v = 0; v < 4; v++) a[v] = _mm512_add_epi32(a[v], bias[v]);
-            write(b->task, b->e, b->r, requantized(a[0], a[1], a[2], a[3], b->s, b->e), wide, b->channels, count - i, to + i,
+            __m512i *a = acc + i * nv;
+            CAQ_UNROLL for (int v = 0; v < 4; v++) a[v] = _mm512_add_epi32(a[v], _mm512_loadu_si512(b->s->bias[v]));
+            write(b->task, b->e, b->r, requantized(a[0], a[1], a[2], a[3], b->s, b->e), nv, b->channels, count - i, to + i,
                   residual + i);
         }
 }
 
-enum { MOST_PIXELS = 12 };
+CAQ_INLINE void tile(const block *b, const int nv, const int mr, const uint8_t *const *p, uint8_t *const *to,
+                     const uint8_t *const *residual, int count) {
+    __m512i acc[24];
+    accumulate(b->task, b->runs, b->panel, p, nv, mr, acc);
+    end_tile(b, nv, mr, acc, to, residual, count);
+}
+
+CAQ_INLINE void packed_tile(const block *b, const int nv, const int bits, const uint8_t *x, uint8_t *const *to,
+                            const uint8_t *const *residual) {
+    __m512i acc[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+    accumulate_packed(b->runs, b->panel, x, b->sums, nv, bits, acc);
+    end_tile(b, nv, 4 / nv, acc, to, residual, 1);
+}
+
+static void tile_packed(const block *b, int nr, int bits, const uint8_t *x, uint8_t *const *to, const uint8_t *const *residual) {
+    switch (nr + bits) {
+    case 64 + 4: packed_tile(b, 4, 4, x, to, residual); break;
+    case 64 + 2: packed_tile(b, 4, 2, x, to, residual); break;
+    case 32 + 4: packed_tile(b, 2, 4, x, to, residual); break;
+    case 32 + 2: packed_tile(b, 2, 2, x, to, residual); break;
+    case 16 + 4: packed_tile(b, 1, 4, x, to, residual); break;
+    default: packed_tile(b, 1, 2, x, to, residual);
+    }
+}
+
+enum { MOST_PIXELS = 8 };
 
 typedef void tiler(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count);
 
 static void tile_64(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count) {
     switch (mr) {
-    case 1: tile(b, 4, 1, 1, p, to, residual, count); break;
-    case 2: tile(b, 4, 2, 1, p, to, residual, count); break;
-    case 3: tile(b, 4, 3, 1, p, to, residual, count); break;
-    case 4: tile(b, 4, 4, 1, p, to, residual, count); break;
-    case 5: tile(b, 4, 5, 1, p, to, residual, count); break;
-    default: tile(b, 4, 6, 1, p, to, residual, count);
+    case 1: tile(b, 4, 1, p, to, residual, count); break;
+    case 2: tile(b, 4, 2, p, to, residual, count); break;
+    case 3: tile(b, 4, 3, p, to, residual, count); break;
+    case 4: tile(b, 4, 4, p, to, residual, count); break;
+    case 5: tile(b, 4, 5, p, to, residual, count); break;
+    default: tile(b, 4, 6, p, to, residual, count);
     }
 }
 
 static void tile_32(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count) {
     switch (mr) {
-    case 2: tile(b, 2, 2, 1, p, to, residual, count); break;
-    case 4: tile(b, 2, 4, 1, p, to, residual, count); break;
-    case 6: tile(b, 2, 6, 1, p, to, residual, count); break;
-    case 8: tile(b, 2, 8, 1, p, to, residual, count); break;
-    case 10: tile(b, 2, 10, 1, p, to, residual, count); break;
-    default: tile(b, 2, 12, 1, p, to, residual, count);
+    case 2: tile(b, 2, 2, p, to, residual, count); break;
+    case 4: tile(b, 2, 4, p, to, residual, count); break;
+    default: tile(b, 2, 6, p, to, residual, count);
     }
 }
 
 static void tile_16(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count) {
     switch (mr) {
-    case 4: tile(b, 1, 4, 1, p, to, residual, count); break;
-    case 8: tile(b, 1, 8, 1, p, to, residual, count); break;
-    default: tile(b, 1, 12, 1, p, to, residual, count);
+    case 4: tile(b, 1, 4, p, to, residual, count); break;
+    default: tile(b, 1, 8, p, to, residual, count);
     }
-}
-
-static void tile_32_deep(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count) {
-    switch (mr) {
-    case 2: tile(b, 4, 2, 2, p, to, residual, count); break;
-    case 4: tile(b, 4, 4, 2, p, to, residual, count); break;
-    default: tile(b, 4, 6, 2, p, to, residual, count);
-    }
-}
-
-static void tile_16_deep(const block *b, int mr, const uint8_t *const *p, uint8_t *const *to, const uint8_t *const *residual, int count) {
-    (void)mr;
-    tile(b, 4, 4, 4, p, to, residual, count);
 }
 
 static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
@@ -447,12 +464,17 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
     if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
     block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0};
     const slots *s = t->requantize;
+    const int bits = packed_bits(c, t->weight_width);
+    byte_sums sums;
+    if (bits) {
+        sums = sums_of(t->x, r.length, bits);
+        b.sums = &sums;
+    }
     for (int g = 0; g < c->groups; g++)
         for (int n = 0, nr; n < per_group; n += nr) {
             nr = caq_block(&SELF, per_group - n);
-            const int depth = depth_of(nr, r.quads), step = 64 / nr;
-            const int mr = depth == 4 ? 4 : depth == 2 || nr == 64 ? 6 : 12;
-            tiler *const tile_of = nr == 64 ? tile_64 : nr == 32 ? (depth == 2 ? tile_32_deep : tile_32) : depth == 4 ? tile_16_deep : tile_16;
+            const int mr = nr == 16 ? 8 : 6, step = 64 / nr;
+            tiler *const tile_of = nr == 64 ? tile_64 : nr == 32 ? tile_32 : tile_16;
             const int64_t channel = (int64_t)g * per_group + n;
             b.channels = per_group - n < nr ? per_group - n : nr;
             if (c->out_bytes == 2) {
@@ -462,98 +484,126 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
                 b.s = s++;
             }
             int64_t row = first / t->y_w, column = first % t->y_w;
+            const uint8_t *p[MOST_PIXELS], *residual[MOST_PIXELS];
+            uint8_t *to[MOST_PIXELS];
             for (int64_t m = first; m < last; m += mr) {
-                const uint8_t *p[MOST_PIXELS], *residual[MOST_PIXELS];
-                uint8_t *to[MOST_PIXELS];
                 const int count = last - m < mr ? (int)(last - m) : mr;
                 const int filled = (count + step - 1) / step * step;
-                for (int i = 0; i < filled; i++) {
-                    p[i] = t->x + row * x_row + column * x_step + (int64_t)g * in_group;
-                    to[i] = t->y + row * t->y_row + column * y_step + channel * c->out_bytes;
-                    residual[i] = t->sum ? t->residual + row * t->residual_row + column * c->out_channels + channel : 0;
-                    if (i + 1 < count && ++column == t->y_w) {
+                /* Stretches of the tile that lie in one row; what fills it up repeats the last pixel. */
+                for (int i = 0; i < filled;) {
+                    const int stretch = i >= count ? filled - i : count - i < t->y_w - column ? count - i : (int)(t->y_w - column);
+                    const int64_t at = i >= count ? column - 1 : column, move = i < count;
+                    const uint8_t *x = t->x + row * x_row + at * x_step + (int64_t)g * in_group;
+                    uint8_t *y = t->y + row * t->y_row + at * y_step + channel * c->out_bytes;
+                    for (int k = 0; k < stretch; k++) p[i + k] = x + move * k * x_step;
+                    for (int k = 0; k < stretch; k++) to[i + k] = y + move * k * y_step;
+                    if (t->sum) {
+                        const uint8_t *z = t->residual + row * t->residual_row + at * c->out_channels + channel;
+                        for (int k = 0; k < stretch; k++) residual[i + k] = z + move * k * c->out_channels;
+                    }
+                    i += stretch;
+                    column += move * stretch;
+                    if (column == t->y_w && i < count) {
                         column = 0;
                         row++;
                     }
                 }
-                if (++column == t->y_w) {
+                if (column == t->y_w) {
                     column = 0;
                     row++;
                 }
-                tile_of(&b, filled, p, to, residual, count);
+                if (bits)
+                    tile_packed(&b, nr, bits, p[0], to, residual);
+                else
+                    tile_of(&b, filled, p, to, residual, count);
             }
-            b.panel += block_bytes(&r, nr);
+            b.panel += block_bytes(&r, nr, bits);
         }
 }
 
-/* Depthwise panels: for each 64 lanes, for each 4 taps, 4 vectors of 16 lanes x 4 taps. */
-CAQ_INLINE int tap_quads(const caq_conv *c) { return (c->window.kernel_h * c->window.kernel_w + 3) / 4; }
+/* Depthwise panels: for each 64 lanes, for each 4 taps, 4 vectors of 16 lanes x 4 taps. Kernels of 3 rows take the taps by
+ * columns, so that what is interleaved for one column of pixels serves all the outputs that it is a part of; others take
+ * them as they come. */
+CAQ_INLINE int by_columns(const caq_window *w) { return w->kernel_h == 3; }
+
+CAQ_INLINE int tap_quads(const caq_window *w) { return by_columns(w) ? w->kernel_w : (w->kernel_h * w->kernel_w + 3) / 4; }
+
+/* Tap k of quad q as (row, column) in one number, or -1 if there is none. */
+CAQ_INLINE int tap_at(const caq_window *w, int q, int k) {
+    if (by_columns(w)) return k < 3 ? k * w->kernel_w + q : -1;
+    return 4 * q + k < w->kernel_h * w->kernel_w ? 4 * q + k : -1;
+}
 
 static int64_t panel_bytes(const caq_conv *c) {
-    if (caq_is_depthwise(c)) return blocks_of(c) * tap_quads(c) * 256;
+    if (caq_is_depthwise(c)) return blocks_of(c) * tap_quads(&c->window) * 256;
     const caq_runs r = caq_runs_of(c);
     const int per_group = c->out_channels / c->groups;
     int64_t bytes = 0;
     for (int n = 0, nr; n < per_group; n += nr) {
         nr = caq_block(&SELF, per_group - n);
-        bytes += block_bytes(&r, nr);
+        bytes += block_bytes(&r, nr, 0);
     }
     return bytes * c->groups;
 }
 
-/* One channel's weights go to their places in a block's panel: `depth` quads at a time. */
-CAQ_INLINE void channel_panel(const caq_runs *r, const int8_t *from, int8_t *to, const int depth, int64_t step) {
-    const int whole = r->length / (4 * depth), rest = r->length % (4 * depth);
-    for (int run = 0; run < r->rows * r->columns; run++, from += r->length) {
-        for (int q = 0; q < whole; q++, to += step) memcpy(to, from + 4 * depth * q, (size_t)(4 * depth));
-        if (rest) {
-            memset(to, 0, (size_t)(4 * depth));
-            memcpy(to, from + 4 * depth * whole, (size_t)rest);
-            to += step;
-        }
-    }
-}
-
 static void conv_panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
     const caq_runs r = caq_runs_of(c);
-    const int per_group = c->out_channels / c->groups;
-    const int64_t fan_in = (int64_t)r.rows * r.columns * r.length;
+    const int per_group = c->out_channels / c->groups, whole = r.length / 4, rest = r.length % 4;
     for (int g = 0; g < c->groups; g++)
         for (int n = 0, nr; n < per_group; n += nr) {
             nr = caq_block(&SELF, per_group - n);
-            const int depth = depth_of(nr, r.quads);
-            const int64_t step = 4 * nr * depth;
-            if (per_group - n < nr) memset(panel, 0, (size_t)block_bytes(&r, nr));
-            for (int v = 0; v < nr * depth / 16; v++)
-                for (int j = 0; j < 16; j += depth) {
-                    const int channel = n + channel_at(depth, v, j);
-                    if (channel >= per_group) continue;
-                    const int8_t *from = m + ((int64_t)g * per_group + channel) * fan_in;
-                    int8_t *to = panel + 64 * v + 4 * j;
-                    if (depth == 4)
-                        channel_panel(&r, from, to, 4, step);
-                    else if (depth == 2)
-                        channel_panel(&r, from, to, 2, step);
-                    else
-                        channel_panel(&r, from, to, 1, step);
+            if (per_group - n < nr) memset(panel, 0, (size_t)block_bytes(&r, nr, 0));
+            for (int i = 0; i < nr && n + i < per_group; i++) {
+                int8_t *to = panel + 4 * i;
+                for (int run = 0; run < r.rows * r.columns; run++, m += r.length) {
+                    for (int q = 0; q < whole; q++, to += 4 * nr) memcpy(to, m + 4 * q, 4);
+                    if (rest) {
+                        memset(to, 0, 4);
+                        memcpy(to, m + 4 * whole, (size_t)rest);
+                        to += 4 * nr;
+                    }
                 }
-            panel += block_bytes(&r, nr);
+            }
+            panel += block_bytes(&r, nr, 0);
         }
 }
 
-static void panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
+/* Fields of 4 bytes at once: m = 2 q + 1, so q is m >> 1. */
+static void packed_panel(const caq_conv *c, int bits, const int8_t *m, int8_t *panel) {
+    const caq_runs r = caq_runs_of(c);
+    const int fields = 8 / bits, h = 1 << (bits - 1);
+    for (int n = 0, nr; n < c->out_channels; n += nr) {
+        nr = caq_block(&SELF, c->out_channels - n);
+        memset(panel, 0, (size_t)block_bytes(&r, nr, bits));
+        for (int i = 0; i < nr && n + i < c->out_channels; i++, m += r.length)
+            for (int k = 0; k < r.length; k++) {
+                const int q = k / 4, f = q % fields, code = (m[k] >> 1) + (f + 1 < fields ? h : 0);
+                int8_t *to = panel + (int64_t)(q / fields) * 4 * nr + 4 * i + k % 4;
+                *to = (int8_t)(*to | (uint8_t)((unsigned)code << bits * f));
+            }
+        panel += block_bytes(&r, nr, bits);
+    }
+}
+
+static void panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
+    const int bits = packed_bits(c, width);
+    if (bits) {
+        packed_panel(c, bits, m, panel);
+        return;
+    }
     if (!caq_is_depthwise(c)) {
         conv_panel(c, m, panel);
         return;
     }
     const int n = c->out_channels, taps = c->window.kernel_h * c->window.kernel_w, pixels = pixels_a_vector(c);
     for (int first = 0; first < n; first += 64)
-        for (int q = 0; q < tap_quads(c); q++)
+        for (int q = 0; q < tap_quads(&c->window); q++)
             for (int v = 0; v < 4; v++)
                 for (int j = 0; j < 16; j++)
                     for (int k = 0; k < 4; k++, panel++) {
                         const int slot = slot_of(v, j, 1), channel = pixels > 1 ? slot % n : first + slot;
-                        *panel = channel < n && 4 * q + k < taps ? m[channel * taps + 4 * q + k] : 0;
+                        const int tap = tap_at(&c->window, q, k);
+                        *panel = channel < n && tap >= 0 ? m[channel * taps + tap] : 0;
                     }
 }
 
@@ -575,76 +625,126 @@ CAQ_INLINE __m512i pixels_at(const uint8_t *p, const int channels, int64_t step)
                             (int64_t)part[2], (int64_t)part[1], (int64_t)part[0]);
 }
 
-/* `channels`: 64, or fewer where a vector holds several pixels that do not lie together. */
-CAQ_INLINE void depthwise_row(const caq_conv_task *t, const slots *s, const int8_t *panel, const int64_t *offset, int quads,
-                              const ending *e, const adder *r, const uint8_t *x, uint8_t *y, const uint8_t *residual,
-                              int64_t bytes, int64_t x_step, int64_t pixel_step, const int channels) {
+/* 4 taps of 64 lanes, interleaved: 16 lanes x 4 taps a vector. */
+CAQ_INLINE void interleave(__m512i t0, __m512i t1, __m512i t2, __m512i t3, __m512i *out) {
+    const __m512i low01 = _mm512_unpacklo_epi8(t0, t1), high01 = _mm512_unpackhi_epi8(t0, t1);
+    const __m512i low23 = _mm512_unpacklo_epi8(t2, t3), high23 = _mm512_unpackhi_epi8(t2, t3);
+    out[0] = _mm512_unpacklo_epi16(low01, low23);
+    out[1] = _mm512_unpackhi_epi16(low01, low23);
+    out[2] = _mm512_unpacklo_epi16(high01, high23);
+    out[3] = _mm512_unpackhi_epi16(high01, high23);
+}
+
+/* What ends 64 accumulators of a depthwise kernel, of which the first `lanes` are there. */
+CAQ_INLINE void write_lanes(const caq_conv_task *t, const slots *s, const ending *e, const adder *r, const __m512i *acc, uint8_t *y,
+                            const uint8_t *residual, int64_t lanes) {
+    const __mmask64 mask = lanes >= 64 ? ~0ull : ~0ull >> (64 - lanes);
+    __m512i codes = requantized(acc[0], acc[1], acc[2], acc[3], s, e);
+    if (t->sum) codes = added(codes, _mm512_maskz_loadu_epi8(mask, residual), r);
+    if (e->narrow) codes = looked_up(codes, e->narrow);
+    if (lanes >= 64)
+        _mm512_storeu_si512(y, codes);
+    else
+        _mm512_mask_storeu_epi8(y, mask, codes);
+}
+
+typedef struct {
+    const caq_conv_task *task;
+    const slots *s;
+    const int8_t *panel;
+    const int64_t *offset; /* of the taps, quad by quad */
+    int quads;
+    const ending *e;
+    const adder *r;
+} depthwise_block;
+
+/* 64 lanes at a time, `x_step` apart in the input: `channels` is 64, or fewer where a vector holds several pixels that do not
+ * lie together. `rows`: taps of a quad that there are. */
+CAQ_INLINE void depthwise_row(const depthwise_block *b, const uint8_t *x, uint8_t *y, const uint8_t *residual, int64_t bytes,
+                              int64_t x_step, int64_t pixel_step, const int channels, const int rows) {
     for (int64_t i = 0; i < bytes; i += 64, x += x_step) {
-        __m512i a = _mm512_loadu_si512(s->bias[0]), b = _mm512_loadu_si512(s->bias[1]);
-        __m512i c = _mm512_loadu_si512(s->bias[2]), d = _mm512_loadu_si512(s->bias[3]);
-        for (int q = 0; q < quads; q++) {
-            const __m512i t0 = pixels_at(x + offset[4 * q], channels, pixel_step);
-            const __m512i t1 = pixels_at(x + offset[4 * q + 1], channels, pixel_step);
-            const __m512i t2 = pixels_at(x + offset[4 * q + 2], channels, pixel_step);
-            const __m512i t3 = pixels_at(x + offset[4 * q + 3], channels, pixel_step);
-            const __m512i low01 = _mm512_unpacklo_epi8(t0, t1), high01 = _mm512_unpackhi_epi8(t0, t1);
-            const __m512i low23 = _mm512_unpacklo_epi8(t2, t3), high23 = _mm512_unpackhi_epi8(t2, t3);
-            const int8_t *w = panel + 256 * q;
-            a = _mm512_dpbusd_epi32(a, _mm512_unpacklo_epi16(low01, low23), _mm512_loadu_si512(w));
-            b = _mm512_dpbusd_epi32(b, _mm512_unpackhi_epi16(low01, low23), _mm512_loadu_si512(w + 64));
-            c = _mm512_dpbusd_epi32(c, _mm512_unpacklo_epi16(high01, high23), _mm512_loadu_si512(w + 128));
-            d = _mm512_dpbusd_epi32(d, _mm512_unpackhi_epi16(high01, high23), _mm512_loadu_si512(w + 192));
+        __m512i acc[4], taps[4];
+        CAQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = _mm512_loadu_si512(b->s->bias[v]);
+        for (int q = 0; q < b->quads; q++) {
+            const int64_t *offset = b->offset + 4 * q;
+            interleave(pixels_at(x + offset[0], channels, pixel_step), pixels_at(x + offset[1], channels, pixel_step),
+                       pixels_at(x + offset[2], channels, pixel_step),
+                       rows == 4 ? pixels_at(x + offset[3], channels, pixel_step) : _mm512_setzero_si512(), taps);
+            CAQ_UNROLL for (int v = 0; v < 4; v++)
+                acc[v] = _mm512_dpbusd_epi32(acc[v], taps[v], _mm512_loadu_si512(b->panel + 256 * q + 64 * v));
         }
-        const __mmask64 mask = bytes - i >= 64 ? ~0ull : ~0ull >> (64 - (bytes - i));
-        __m512i codes = requantized(a, b, c, d, s, e);
-        if (t->sum) codes = added(codes, _mm512_maskz_loadu_epi8(mask, residual + i), r);
-        if (e->narrow) codes = looked_up(codes, e->narrow);
-        if (bytes - i >= 64)
-            _mm512_storeu_si512(y + i, codes);
-        else
-            _mm512_mask_storeu_epi8(y + i, mask, codes);
+        write_lanes(b->task, b->s, b->e, b->r, acc, y + i, residual + i, bytes - i);
+    }
+}
+
+/* A row of 64 channels by a kernel of 3 x 3 with stride 1: each column of pixels is interleaved once. */
+CAQ_INLINE void depthwise_3x3(const depthwise_block *b, const uint8_t *x, uint8_t *y, const uint8_t *residual, int64_t columns,
+                              int64_t step, int64_t lanes) {
+    const int64_t below = b->offset[1], bottom = b->offset[2];
+    const __m512i none = _mm512_setzero_si512();
+    __m512i weights[3][4], left[4], middle[4], right[4], acc[4];
+    CAQ_UNROLL for (int q = 0; q < 3; q++)
+        CAQ_UNROLL for (int v = 0; v < 4; v++) weights[q][v] = _mm512_loadu_si512(b->panel + 256 * q + 64 * v);
+    interleave(_mm512_loadu_si512(x), _mm512_loadu_si512(x + below), _mm512_loadu_si512(x + bottom), none, left);
+    x += step;
+    interleave(_mm512_loadu_si512(x), _mm512_loadu_si512(x + below), _mm512_loadu_si512(x + bottom), none, middle);
+    for (int64_t i = 0; i < columns; i++, y += step, residual += step) {
+        x += step;
+        interleave(_mm512_loadu_si512(x), _mm512_loadu_si512(x + below), _mm512_loadu_si512(x + bottom), none, right);
+        CAQ_UNROLL for (int v = 0; v < 4; v++) {
+            acc[v] = _mm512_dpbusd_epi32(_mm512_loadu_si512(b->s->bias[v]), left[v], weights[0][v]);
+            acc[v] = _mm512_dpbusd_epi32(acc[v], middle[v], weights[1][v]);
+            acc[v] = _mm512_dpbusd_epi32(acc[v], right[v], weights[2][v]);
+            left[v] = middle[v];
+            middle[v] = right[v];
+        }
+        write_lanes(b->task, b->s, b->e, b->r, acc, y, residual, lanes);
     }
 }
 
 static void depthwise(const caq_conv_task *t, int32_t first, int32_t last) {
     const caq_conv *c = t->conv;
     const caq_window *w = &c->window;
-    const int n = c->out_channels, pixels = pixels_a_vector(c), quads = tap_quads(c), taps = w->kernel_h * w->kernel_w;
+    const int n = c->out_channels, pixels = pixels_a_vector(c), quads = tap_quads(w);
     const ending e = ending_of(t, 1);
     adder adds;
     if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
-    const adder *r = t->sum ? &adds : 0;
-    int64_t offset[CAQ_MOST_TAPS];
-    for (int i = 0; i < 4 * quads; i++)
-        offset[i] = i < taps ? (int64_t)(i / w->kernel_w) * w->dilation_h * t->x_row + (int64_t)(i % w->kernel_w) * w->dilation_w * n
-                             : 0;
+    int64_t offset[2 * CAQ_MOST_TAPS]; /* 3 rows of 21 taps take 4 x 21 */
+    for (int i = 0; i < 4 * quads; i++) {
+        const int tap = tap_at(w, i / 4, i % 4);
+        offset[i] = tap < 0 ? 0 : (int64_t)(tap / w->kernel_w) * w->dilation_h * t->x_row + (int64_t)(tap % w->kernel_w) * w->dilation_w * n;
+    }
     const int64_t step = (int64_t)w->stride_w * n;
+    const int shared = pixels == 1 && w->kernel_h == 3 && w->kernel_w == 3 && w->stride_w == 1 && w->dilation_w == 1;
     for (int row = first; row < last; row++) {
         const uint8_t *x = t->x + (int64_t)row * w->stride_h * t->x_row;
         uint8_t *y = t->y + (int64_t)row * t->y_row;
-        const uint8_t *residual = t->sum ? t->residual + (int64_t)row * t->residual_row : 0;
+        const uint8_t *residual = t->sum ? t->residual + (int64_t)row * t->residual_row : y;
+        depthwise_block b = {t, t->requantize, t->panel, offset, quads, &e, t->sum ? &adds : 0};
         if (pixels > 1) {
             const int64_t bytes = (int64_t)t->y_w * n;
             const int together = w->stride_w == 1 ? 64 : n;
-#define ROW(channels) \
-    depthwise_row(t, t->requantize, t->panel, offset, quads, &e, r, x, y, residual, bytes, pixels * step, step, channels)
-            if (together == 64)
-                ROW(64);
+            if (together == 64 && by_columns(w))
+                depthwise_row(&b, x, y, residual, bytes, pixels * step, step, 64, 3);
+            else if (together == 64)
+                depthwise_row(&b, x, y, residual, bytes, pixels * step, step, 64, 4);
             else if (together == 32)
-                ROW(32);
+                depthwise_row(&b, x, y, residual, bytes, pixels * step, step, 32, 4);
             else if (together == 16)
-                ROW(16);
+                depthwise_row(&b, x, y, residual, bytes, pixels * step, step, 16, 4);
             else
-                ROW(8);
-#undef ROW
+                depthwise_row(&b, x, y, residual, bytes, pixels * step, step, 8, 4);
             continue;
         }
-        const slots *s = t->requantize;
-        const int8_t *panel = t->panel;
-        for (int b = 0; b < n; b += 64, s++, panel += 256 * quads)
-            for (int column = 0; column < t->y_w; column++)
-                depthwise_row(t, s, panel, offset, quads, &e, r, x + column * step + b, y + (int64_t)column * n + b,
-                              residual + (int64_t)column * n + b, n - b < 64 ? n - b : 64, 0, 0, 64);
+        for (int k = 0; k < n; k += 64, b.s++, b.panel += 256 * quads) {
+            const int lanes = n - k < 64 ? n - k : 64;
+            if (shared)
+                depthwise_3x3(&b, x + k, y + k, residual + k, t->y_w, n, lanes);
+            else
+                for (int column = 0; column < t->y_w; column++)
+                    depthwise_row(&b, x + column * step + k, y + (int64_t)column * n + k, residual + (int64_t)column * n + k, lanes,
+                                  0, 0, 64, 4);
+        }
     }
 }
 
@@ -689,6 +789,9 @@ const caq_isa caq_avx512vnni = {
     .requantize_bytes = requantize_bytes,
     .requantize = requantize,
     .add = add,
+    .encode = body_encode,
+    .max_pool = body_max_pool,
+    .sum_pool = body_sum_pool,
     .lookup = lookup,
 };
 #if defined(__clang__)

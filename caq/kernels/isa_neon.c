@@ -73,5 +73,8 @@ const caq_isa caq_neon = {
     .requantize = body_requantize,
     .add = body_add,
     .lookup = body_lookup,
+    .encode = body_encode,
+    .max_pool = body_max_pool,
+    .sum_pool = body_sum_pool,
 };
 #endif

@@ -71,6 +71,9 @@ const caq_isa caq_neon_dot = {
     .requantize = body_requantize,
     .add = body_add,
     .lookup = body_lookup,
+    .encode = body_encode,
+    .max_pool = body_max_pool,
+    .sum_pool = body_sum_pool,
 };
 #if defined(__clang__)
 #pragma clang attribute pop

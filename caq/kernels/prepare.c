@@ -49,7 +49,9 @@ void caq_unpack(int isa, const caq_conv *c, const uint8_t *planes, int64_t plane
     ISAS[isa]->unpack(planes, plane_stride, width, weights(c), m);
 }
 
-void caq_panel(int isa, const caq_conv *c, const int8_t *m, int8_t *panel) { ISAS[isa]->panel(c, m, panel); }
+void caq_panel(int isa, const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
+    ISAS[isa]->panel(c, width, m, panel);
+}
 
 void caq_requantize_prepare(int isa, const caq_conv *c, const int32_t *five, const int32_t *sums, void *out) {
     ISAS[isa]->requantize(c, five, sums, c->in_zero - ISAS[isa]->x_zero, out);
@@ -159,7 +161,7 @@ int64_t caq_prepare(int isa, const caq_program *p, const caq_choice *choices, in
         const int shifted = c->in_zero != ISAS[isa]->x_zero; /* only then do sums of weights matter */
         if (panels || (fill && shifted))
             caq_unpack(isa, c, p->planes + s->first_plane_byte, p->plane_bytes, choice->weight_width, m);
-        if (panels) caq_panel(isa, c, m, panels + s->panel_at);
+        if (panels) caq_panel(isa, c, choice->weight_width, m, panels + s->panel_at);
         if (!fill) continue;
         const int n = c->out_channels;
         int32_t *five = (int32_t *)(void *)(scratch + caq_unpack_bytes(c)), *sums = five + 5 * n;

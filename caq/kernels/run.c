@@ -1,7 +1,6 @@
 /* Runs a program: every step's kernels, over a sample in the arena. */
 #include "isa.h"
 
-#include <math.h>
 #include <string.h>
 
 const caq_isa *caq_isa_table(int isa);
@@ -10,51 +9,35 @@ CAQ_INLINE uint8_t *at(const caq_view *v, uint8_t *arena, int32_t row, int32_t c
     return arena + v->offset + (int64_t)row * v->row + (int64_t)column * v->c * v->bytes;
 }
 
-/* Fills the halo with zeros: the rows above and below, and what lies between the rows' ends. */
+/* Fills the halo with zeros: the rows above and below, and what lies between one row's end and the next one's start. */
 static void fill_halo(const caq_view *v, uint8_t *arena) {
-    const size_t left = (size_t)v->left * v->c, right = (size_t)v->right * v->c;
-    uint8_t *first = at(v, arena, -v->top, 0) - left;
-    if (v->top) memset(first, v->zero, (size_t)v->top * v->row);
-    if (left + right)
-        for (int row = -1; row < v->h; row++) {
-            uint8_t *end = at(v, arena, row, v->w);
-            if (row >= 0) memset(end, v->zero, right);
-            if (row + 1 < v->h) memset(end + right, v->zero, left);
+    const size_t left = (size_t)v->left * v->c, right = (size_t)v->right * v->c, gap = left + right;
+    if (v->top) memset(at(v, arena, -v->top, 0) - left, v->zero, (size_t)v->top * v->row);
+    if (gap) {
+        const uint64_t eight = (uint64_t)v->zero * 0x0101010101010101u;
+        uint8_t *first = at(v, arena, 0, 0) - left;
+        memset(first, v->zero, left);
+        for (int row = 0; row < v->h; row++) {
+            /* The last row's gap ends with the row. */
+            uint8_t *p = first + (int64_t)(row + 1) * v->row - right;
+            const size_t bytes = row + 1 < v->h ? gap : right;
+            size_t i = 0;
+            for (; i + 8 <= bytes; i += 8) memcpy(p + i, &eight, 8);
+            for (; i < bytes; i++) p[i] = (uint8_t)v->zero;
         }
+    }
     if (v->bottom) memset(at(v, arena, v->h, 0) - left, v->zero, (size_t)v->bottom * v->row);
 }
 
-/* scaling.encode: raw samples to codes. Returns 0, or 1 on NaN and infinity. */
-static int encode(const caq_program *p, const uint8_t *x, uint8_t *arena) {
+/* Returns 0, or 1 on NaN and infinity. */
+static int encode(const caq_isa *isa, const caq_program *p, const uint8_t *x, uint8_t *arena) {
+    static const int32_t BYTES[] = {1, 2, 4};
     const caq_view *v = &p->input;
-    const int32_t channels = p->scaling_channels;
-    const int32_t *multiplier = p->scaling, *offset = multiplier + channels, *shift = offset + channels;
-    const int64_t row_items = (int64_t)v->w * v->c;
-    int32_t channel = 0; /* a sample's channels are those of its own last axis, which a reshaped input does not keep */
-    for (int row = 0; row < v->h; row++) {
-        uint8_t *y = at(v, arena, row, 0);
-        for (int64_t i = 0; i < row_items; i++) {
-            int32_t raw;
-            if (p->dtype == 0) {
-                raw = *x++;
-            } else if (p->dtype == 1) {
-                int16_t item;
-                memcpy(&item, x, sizeof item);
-                x += sizeof item;
-                raw = item;
-            } else {
-                float item;
-                memcpy(&item, x, sizeof item);
-                x += sizeof item;
-                if (!isfinite(item)) return 1;
-                const double scaled = floor((double)item * (double)p->resolution[channel] + 0.5);
-                raw = scaled < -32768.0 ? -32768 : scaled > 32767.0 ? 32767 : (int32_t)scaled;
-            }
-            y[i] = (uint8_t)(caq_clamp((raw * multiplier[channel] + offset[channel]) >> shift[channel], -128, 127) + 128);
-            channel = channel + 1 == channels ? 0 : channel + 1;
-        }
-    }
-    return 0;
+    const int64_t items = (int64_t)v->w * v->c;
+    int bad = 0;
+    for (int row = 0; row < v->h; row++)
+        bad |= isa->encode(p, x + row * items * BYTES[p->dtype], row * items % p->scaling_channels, at(v, arena, row, 0), items);
+    return bad;
 }
 
 static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq_step *s, const caq_layer *layers,
@@ -74,7 +57,7 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
     if (!panel) {
         int8_t *m = (int8_t *)(arena + p->scratch), *unpacked = m + caq_unpack_bytes(c);
         caq_unpack(id, c, p->planes + s->first_plane_byte, p->plane_bytes, layer->weight_width, m);
-        caq_panel(id, c, m, unpacked);
+        caq_panel(id, c, layer->weight_width, m, unpacked);
         panel = unpacked;
     }
     fill_halo(&s->output, arena);
@@ -86,6 +69,7 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         .y_row = s->output.row,
         .y_w = s->output.w,
         .panel = panel,
+        .weight_width = layer->weight_width,
         .requantize = layer->requantize,
         .low = s->low,
         .high = s->high,
@@ -162,8 +146,6 @@ CAQ_INLINE void within(int32_t start, int32_t kernel, int32_t dilation, int32_t 
     while (*last > *first && start + (*last - 1) * dilation >= size) --*last;
 }
 
-enum { CHUNK = 64 }; /* channels that a pool holds sums of */
-
 static void run_pool(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *arena) {
     const caq_view *in = &s->inputs[0], *out = &s->output;
     const caq_window *w = &s->conv.window;
@@ -175,24 +157,17 @@ static void run_pool(const caq_isa *isa, const caq_step *s, const caq_layer *lay
             int32_t kx0, kx1;
             within(column * w->stride_w - w->left, w->kernel_w, w->dilation_w, in->w, &kx0, &kx1);
             uint8_t *y = at(out, arena, row, column);
-            for (int n = 0; n < out->c; n += CHUNK) {
-                const int count = out->c - n < CHUNK ? out->c - n : CHUNK;
-                uint8_t most[CHUNK] = {0};
-                int32_t sums[CHUNK] = {0};
-                for (int ky = ky0; ky < ky1; ky++)
-                    for (int kx = kx0; kx < kx1; kx++) {
-                        const uint8_t *x = at(in, arena, row * w->stride_h - w->top + ky * w->dilation_h,
-                                              column * w->stride_w - w->left + kx * w->dilation_w)
-                                           + n;
-                        if (s->kind == CAQ_MAX_POOL)
-                            for (int i = 0; i < count; i++) most[i] = x[i] > most[i] ? x[i] : most[i];
-                        else
-                            for (int i = 0; i < count; i++) sums[i] += x[i];
-                    }
+            const uint8_t *first = at(in, arena, row * w->stride_h - w->top + ky0 * w->dilation_h,
+                                      column * w->stride_w - w->left + kx0 * w->dilation_w);
+            for (int n = 0; n < out->c; n += CAQ_MAX_NR) {
+                const int count = out->c - n < CAQ_MAX_NR ? out->c - n : CAQ_MAX_NR;
+                const int64_t row_step = (int64_t)w->dilation_h * in->row, step = (int64_t)w->dilation_w * in->c;
                 if (s->kind == CAQ_MAX_POOL) {
-                    memcpy(y + n, most, (size_t)count);
+                    isa->max_pool(first + n, row_step, step, ky1 - ky0, kx1 - kx0, count, y + n);
                     continue;
                 }
+                int32_t sums[CAQ_MAX_NR];
+                isa->sum_pool(first + n, row_step, step, ky1 - ky0, kx1 - kx0, count, sums);
                 const int32_t *q = s->requantize, taken = in->zero * (ky1 - ky0) * (kx1 - kx0);
                 for (int i = 0; i < count; i++) {
                     const int32_t v =
@@ -246,7 +221,7 @@ int64_t caq_run(int id, const caq_program *p, const caq_layer *layers, const voi
     const caq_view *out = &p->output;
     const int64_t items = (int64_t)out->w * out->c;
     for (int64_t n = 0; n < count; n++) {
-        if (encode(p, (const uint8_t *)x + n * p->sample_bytes, arena)) return 1 + n;
+        if (encode(isa, p, (const uint8_t *)x + n * p->sample_bytes, arena)) return 1 + n;
         fill_halo(&p->input, arena);
         for (int i = 0; i < p->step_count; i++) run_step(isa, id, p, layers, &p->steps[i], arena);
         for (int row = 0; row < out->h; row++, y += items) {
