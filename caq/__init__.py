@@ -11,15 +11,31 @@ Importing caq needs neither torch nor gymnasium; `caq.supernet`, which trains, n
 
 from __future__ import annotations
 
-import logging
+from typing import TYPE_CHECKING
 
 from caq.artifact import load, save
 from caq.engine import Engine
 from caq.errors import CaqError
 from caq.model import Model, OperatingPoint
-from caq.runtime import Runtime
+
+if TYPE_CHECKING:
+    from caq.runtime import Runtime
 
 __version__ = "0.1.0"
 __all__ = ["CaqError", "Engine", "Model", "OperatingPoint", "Runtime", "load", "save"]
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+if not TYPE_CHECKING:  # for type checkers it would hide names that do not exist
+
+    def __getattr__(name: str) -> object:
+        """Imports the runtime when it is first asked for: sensors and logging take longer to import than the engine."""
+        if name not in ("Runtime", "context", "governor", "runtime"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from caq.runtime import Runtime  # and with it its submodules become attributes of caq
+
+        globals()["Runtime"] = Runtime
+        return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,82 +6,30 @@ reference, so an inference that is under way finishes with the plan that it bega
 
 from __future__ import annotations
 
-import threading
+from _thread import allocate_lock  # threading.Lock without the rest of threading, which takes as long as this package
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from caq.artifact import check_max_width, load
 from caq.errors import AssignmentError, ConfigError, nearest
 from caq.graph import Assignment, LayerWidths
-from caq.kernels import reference
 from caq.model import Model, OperatingPoint
 from caq.native import NativePlan, Program, Tables
-from caq.plan import Plan, Step, build_plan
-from caq.quant import requantize
+from caq.plan import build_plan
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from caq.reference import ReferencePlan
 
 KERNELS = ("native", "reference")
 
-
-def execute_reference(plan: Plan, codes: NDArray[np.int8]) -> NDArray[np.int16]:
-    """Runs `plan` with the reference kernels: codes (N, H, W, C) int8 -> output codes (N, H', W', C') int16."""
-    live: dict[int, NDArray[np.int32]] = {0: codes.astype(np.int32)}
-    for i, step in enumerate(plan.steps):
-        live[i + 1] = _run(step, [live[t] for t in step.op.inputs])
-        for t in set(step.op.inputs):
-            if plan.last_use[t] == i:
-                del live[t]
-    return live[len(plan.steps)].astype(np.int16)
-
-
-def _run(step: Step, inputs: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-    op, x = step.op, inputs[0]
-    window = (op.kernel, op.stride, op.padding, op.dilation)
-    if op.kind == "conv":
-        assert step.multiplicands is not None
-        if step.narrow is not None:
-            x = requantize(x, step.narrow, *step.narrow_range)
-        total = reference.conv_accumulate(x, step.multiplicands, *window[1:], op.groups, step.limit)
-        return requantize(total, step.requantize[0], op.low, op.high)
-    if op.kind == "add":
-        return reference.add(inputs, *step.add, op.low, op.high)
-    if op.kind == "max_pool":
-        return reference.max_pool(x, *window)
-    if op.kind == "reshape":
-        return reference.reshape(x, (op.shape[0], op.shape[1], op.shape[2]))
-    if op.kind == "avg_pool":
-        return requantize(reference.sum_pool(x, *window), step.requantize[0], op.low, op.high)
-    parts = [requantize(part, f, op.low, op.high) for part, f in zip(inputs, step.requantize, strict=True)]
-    return np.concatenate(parts, axis=3)
-
-
-@dataclass(frozen=True)
-class ReferencePlan:
-    """A plan that the reference kernels run: slow, and the definition of right."""
-
-    model: Model
-    plan: Plan
-
-    @property
-    def assignment(self) -> Assignment:
-        """The widths that this plan computes with."""
-        return self.plan.assignment
-
-    def run_sample(self, x: NDArray[np.generic]) -> NDArray[np.int16] | None:
-        """None: `run` does it."""
-        return None
-
-    def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
-        """Output codes (N, outputs) of a batch (N, *sample_shape). Raises DataError."""
-        return execute_reference(self.plan, self.model.encode(x)[0]).reshape(len(x), -1)
-
-
 #: What an engine runs.
-AnyPlan = NativePlan | ReferencePlan
+AnyPlan: TypeAlias = "NativePlan | ReferencePlan"
 
 
 def _weights(assignment: Assignment) -> list[int]:
@@ -104,7 +52,7 @@ class Engine:
 
     def __init__(
         self,
-        source: str | Path | Model,
+        source: str | PathLike[str] | Model,
         *,
         max_width: int = 8,
         kernels: str = "native",
@@ -129,7 +77,7 @@ class Engine:
         self._program = Program(self.model, lean=lean, isa=isa) if kernels == "native" else None
         self._plans: dict[str, AnyPlan] = {}
         self._tables: dict[str, Tables] = {}
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         first = next(iter(served))
         self._active: tuple[str, AnyPlan] = (first, self._resident(first))
 
@@ -201,6 +149,8 @@ class Engine:
         if (widest := max(_weights(assignment))) > len(planes):
             raise AssignmentError(f"weights of {widest} bits: only {len(planes)} bit planes were read")
         if self._program is None:
+            from caq.reference import ReferencePlan
+
             return ReferencePlan(model, build_plan(graph, model.parameters, planes, assignment, parameter_set))
         with self._lock:
             return NativePlan(self._program, Tables(self._program, assignment, parameter_set))
@@ -213,7 +163,9 @@ class Engine:
         Raises DataError on a wrong shape or dtype, and on NaN and infinity. Codes times `output_step` are the real
         outputs.
         """
-        return self.run_plan(self._active[1], x)
+        plan = self._active[1]
+        y = plan.run_sample(x)
+        return self.run_plan(plan, x) if y is None else y
 
     def run_at(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int16], str]:
         """As `run`, and the name of the operating point that this very inference ran at."""

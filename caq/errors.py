@@ -20,7 +20,6 @@ The message says what is wrong, where, and what to do about it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -85,6 +84,8 @@ class TrainingError(CaqError, RuntimeError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the known name closest to `name`, or the list of known names."""
+    import difflib  # as long as most of caq's modules together, for the message of an error
+
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(map(str, known))}"

@@ -22,13 +22,12 @@ max-pooled) reads it at 8 bits always.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import reprlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from caq.errors import AssignmentError, SchemaError
 from caq.quant import ACCUMULATOR_LIMIT, TOP_WIDTH, check_widths, multiplicand_limit, plane_bytes
@@ -81,8 +80,7 @@ _KEYS = {
 Shape = tuple[int, int, int]
 
 
-@dataclass(frozen=True, order=True)
-class LayerWidths:
+class LayerWidths(NamedTuple):
     """Bits of one layer's weights and of the activations that it reads; written `w4a8`."""
 
     weight: int
@@ -109,8 +107,7 @@ def parse_assignment(text: str) -> Assignment:
     return tuple(LayerWidths.parse(part) for part in text.split(","))
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """What one inference costs at an assignment.
 
     weight_bytes: bytes of bit planes read; bit_macs: multiply-accumulates weighted by weight bits x activation bits;
@@ -122,8 +119,7 @@ class Cost:
     macs: int
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(NamedTuple):
     """One operation; fields that its kind does not use keep their defaults. Paddings: top, bottom, left, right."""
 
     kind: str
@@ -181,9 +177,12 @@ class Op:
         return op
 
 
+_DEFAULTS = {name: Op._field_defaults.get(name) for name in _KEYS.values()}
+
+
 def _defaults(index: int) -> dict[str, Any]:
     """What the fields of `_KEYS` are where a file leaves them out: operation `index` reads the tensor made last."""
-    return {name: (index,) if name == "inputs" else getattr(Op, name) for name in _KEYS.values()}
+    return {**_DEFAULTS, "inputs": (index,)}
 
 
 def output_bits(op: Op) -> int:
@@ -195,11 +194,10 @@ def _is_int(value: object) -> bool:
     return type(value) is int and abs(value) < 2**31
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """A conv and what is known of it: `index` counts layers, `op` operations."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # as if a tuple were no sequence
     op: int
     name: str
     weight_shape: tuple[int, int, int, int]  # output channels, rows, columns, input channels of a group
@@ -358,7 +356,8 @@ def _check_fields(at: str, op: Op, index: int) -> None:
         raise SchemaError(f"{at}: kernel, stride, dilation and groups are 1 to {MAX_DIM}, padding from 0")
     if op.kind == "conv" and not 0 < op.channels <= MAX_DIM:
         raise SchemaError(f"{at}: channels are 1 to {MAX_DIM}, not {op.channels}")
-    unused = {f.name for f in dataclasses.fields(op)[3:] if getattr(op, f.name) != f.default} - set(_USES[op.kind])
+    set_fields = {name for name, default in Op._field_defaults.items() if getattr(op, name) != default}
+    unused = set_fields - {"name", *_USES[op.kind]}
     if unused:
         raise SchemaError(f"{at}: does not use {', '.join(sorted(unused))}")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from caq.errors import CaqError, SchemaError
 from caq.graph import MAX_OPS, Assignment, Graph, LayerWidths, Op
@@ -20,8 +19,7 @@ MAX_NAME = 256
 MAX_LABELS = 2**16
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """What the manifest says; `from_json` checks it, the constructor does not.
 
     sets: number of parameter sets. sha256: of the parameters, then of the planes that each width adds, ascending.

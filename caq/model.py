@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from caq.errors import DataError
 from caq.graph import Assignment, Cost, Graph
 from caq.plan import Parameters
 from caq.scaling import InputScaling
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 #: What a model may be trained for, and how it is scored.
 TASKS = {"classify": "accuracy", "reconstruct": "r2"}
 
 
-@dataclass(frozen=True)
-class OperatingPoint:
+class OperatingPoint(NamedTuple):
     """A named assignment with what was measured at it.
 
     score: of `metric` ("accuracy", 0..1, or "r2") on `samples` test samples, run in integers. parameter_set: row of the
@@ -33,7 +35,7 @@ class OperatingPoint:
     parameter_set: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """All that a `.caq` file holds.
 

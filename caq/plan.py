@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from caq.errors import AssignmentError, SchemaError
 from caq.graph import Assignment, Graph, Layer, LayerWidths, Op, output_bits
@@ -26,6 +25,9 @@ from caq.quant import (
     unpack,
 )
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 #: Exponents of stored gains and biases stay in this range, so that no product of them leaves float64's exact range.
 EXPONENT_RANGE = (-100, 100)
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -38,7 +40,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parameters:
     """What a layer's integers are derived from; S sets, C channels of all layers together, L layers, T tensors.
 
@@ -85,8 +87,7 @@ class Parameters:
                 raise SchemaError(f"{name}: a step is a finite positive number, and no denormal one")
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One operation, ready to run; what its kind does not use is empty.
 
     narrow: to the layer's own activation width (None at 8 bits), into `narrow_range`. multiplicands: (O, rows, columns,
@@ -103,8 +104,7 @@ class Step:
     add: tuple[tuple[int, ...], int, int] = ((), 0, 0)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Steps in the order of execution for one assignment; `last_use[t]` is the step after which tensor t is dead."""
 
     graph: Graph
@@ -213,7 +213,7 @@ def build_plan(
 
 def _make_read_only(step: Step) -> None:
     fixed_points = [*step.requantize, *([step.narrow] if step.narrow is not None else [])]
-    arrays = [getattr(f, field.name) for f in fixed_points for field in fields(f)]
+    arrays = [array for f in fixed_points for array in f]
     for array in [*arrays, *([step.multiplicands] if step.multiplicands is not None else [])]:
         array.flags.writeable = False
 

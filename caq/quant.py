@@ -27,19 +27,19 @@ Requantization
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from caq.errors import AssignmentError, SchemaError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TOP_WIDTH = 8
 MIN_WIDTH = 2
 #: Largest accumulator magnitude that may occur: half of int32, so that adding a bias of the same size cannot overflow.
 ACCUMULATOR_LIMIT = 2**30
-
-IntArray = NDArray[np.integer]
 
 
 def check_widths(widths: tuple[int, ...]) -> tuple[int, ...]:
@@ -96,8 +96,7 @@ def unpack(planes: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
     return top.view(np.int8) >> (TOP_WIDTH - width)
 
 
-@dataclass(frozen=True)
-class FixedPoint:
+class FixedPoint(NamedTuple):
     """The five integers of a requantization, one each per channel; see the module's docstring.
 
     bias, offset: (C,) int32; multiplier: (C,) int16; pre_shift: (C,) 0..31 and post_shift: (C,) 0..30, uint8.

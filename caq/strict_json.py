@@ -67,7 +67,7 @@ def as_list(data: object, at: str, most: int) -> list[Any]:
 
 def as_text(data: object, at: str, most: int) -> str:
     """A text that can be printed and encoded: no control characters, no lone surrogates."""
-    good: Callable[[str], bool] = lambda d: 0 < len(d) <= most and not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", d)  # noqa: E731
+    good: Callable[[str], bool] = lambda d: 0 < len(d) <= most and _printable(d)  # noqa: E731
     return _typed(data, at, str, f"a text of 1 to {most} characters, all printable,", good)
 
 
@@ -90,6 +90,12 @@ def as_ints(data: object, at: str) -> tuple[int, ...]:
 def as_real(data: object, at: str) -> float:
     """A number with a fraction: 1.0, because 1 would be a second notation of it."""
     return _typed(data, at, float, "a number like 0.5 or 1.0", lambda _: True)
+
+
+def _printable(text: str) -> bool:
+    if text.isascii():
+        return text.isprintable()
+    return not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text)
 
 
 def _typed(data: Any, at: str, kind: Any, what: str, good: Callable[[Any], bool]) -> Any:

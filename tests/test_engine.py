@@ -98,7 +98,7 @@ def test_unknown_points_name_the_nearest():
 def test_a_prefix_serves_the_narrow_points_alike(tmp_path, dtype):
     m = models.model(1, dtype)
     narrow = m.graph.uniform(2)
-    own = replace(m.points[0], name="own", assignment=narrow, cost=m.graph.cost(narrow), parameter_set=3)
+    own = m.points[0]._replace(name="own", assignment=narrow, cost=m.graph.cost(narrow), parameter_set=3)
     path = tmp_path / "m.caq"
     path.write_bytes(dumps(replace(m, points=(*m.points, own))))
     whole = Engine(path)
@@ -158,7 +158,7 @@ def test_a_parameter_set_only_serves_the_weight_widths_of_its_point():
     np.testing.assert_array_equal(engine.run_plan(engine.build(own.assignment, 3), x), engine.run(x))
     # Gains are in units of weight widths; activations have ratios of their own.
     engine.build(tuple(LayerWidths(pair.weight, 8) for pair in own.assignment), 3)
-    swapped = (*own.assignment[:-1], replace(own.assignment[-1], weight=2 if own.assignment[-1].weight == 8 else 8))
+    swapped = (*own.assignment[:-1], own.assignment[-1]._replace(weight=2 if own.assignment[-1].weight == 8 else 8))
     for other in (graph.uniform(8), graph.uniform(2), swapped, own.assignment[1:]):
         with pytest.raises(AssignmentError, match="parameter set 3 fits the weight widths of mixed only; leave it out"):
             engine.build(other, 3)

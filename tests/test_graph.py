@@ -87,12 +87,12 @@ def test_refusals_name_the_operation():
     refused("input: shape", CONV, shape=(5, 3))
     refused("input: shape", CONV, shape=(MAX_DIM, MAX_DIM, 1))
     refused(r"ops\[0\] \(softmax\): unknown kind; known: conv", Op("softmax", (0,)))
-    refused(r"ops\[0\] \(conv c\): 2 inputs, takes 1 to 1", replace(CONV, inputs=(0, 0)))
+    refused(r"ops\[0\] \(conv c\): 2 inputs, takes 1 to 1", CONV._replace(inputs=(0, 0)))
     refused("1 inputs, takes 2 to 8", CONV, Op("add", (1,)))
-    refused("inputs .1,., but only tensors 0 to 0 exist", replace(CONV, inputs=(1,)))
-    refused("only tensors 0 to 0 exist", replace(CONV, inputs=(-1,)))
+    refused("inputs .1,., but only tensors 0 to 0 exist", CONV._replace(inputs=(1,)))
+    refused("only tensors 0 to 0 exist", CONV._replace(inputs=(-1,)))
     refused("only tensors 0 to 1 exist", CONV, Op("clamp", (2,)))
-    refused("tensors .1. are read by no operation", CONV, replace(CONV, name="d"))
+    refused("tensors .1. are read by no operation", CONV, CONV._replace(name="d"))
     refused("at least one conv", Op("clamp", (0,)))
     for field, value in (
         ("kernel", (0, 1)),
@@ -103,19 +103,19 @@ def test_refusals_name_the_operation():
         ("kernel", (MAX_DIM + 1, 1)),
         ("padding", (MAX_DIM + 1, 0, 0, 0)),
     ):
-        refused("kernel, stride, dilation and groups are 1 to", replace(CONV, **{field: value}))
+        refused("kernel, stride, dilation and groups are 1 to", CONV._replace(**{field: value}))
     for channels in (0, -1, MAX_DIM + 1):
-        refused("channels are 1 to", replace(CONV, channels=channels))
+        refused("channels are 1 to", CONV._replace(channels=channels))
     refused(r"adds shapes \[\(4, 5, 2\), \(4, 5, 3\)\], which differ", CONV, Op("add", (1, 0)))
-    half = replace(CONV, stride=(2, 1))
+    half = CONV._replace(stride=(2, 1))
     refused("which differ in height or width", half, Op("concat", (1, 0)))
     refused("does not reshape to", CONV, Op("reshape", (1,), shape=(1, 1, 41)))
     refused("does not reshape to", CONV, Op("reshape", (1,), shape=(40,)))
     refused("is not three sizes", CONV, Op("reshape", (1,), shape=(-1, -1, 40)))
-    refused("larger than its padded input", replace(CONV, kernel=(5, 1)))
-    refused("larger than its padded input", replace(CONV, kernel=(1, 3), dilation=(1, 3)))
-    refused("2 groups divide neither", replace(CONV, groups=2))
-    refused("3 groups divide neither", replace(CONV, groups=3))
+    refused("larger than its padded input", CONV._replace(kernel=(5, 1)))
+    refused("larger than its padded input", CONV._replace(kernel=(1, 3), dilation=(1, 3)))
+    refused("2 groups divide neither", CONV._replace(groups=2))
+    refused("3 groups divide neither", CONV._replace(groups=3))
     refused("is not three sizes", CONV, Op("concat", (1,) * 64), shape=(2**10, 2**10, 1))
 
 
@@ -131,10 +131,10 @@ def test_refusals_of_ranges():
         (5, 1),
         (1, 1),
     ):
-        refused("is no range of codes", replace(CONV, low=low, high=high))
+        refused("is no range of codes", CONV._replace(low=low, high=high))
     for low, high in ((0, 255), (0, 1), (-128, 127), (-1, 1), (-(2**15), 2**15 - 1), (0, 256)):
-        graph(replace(CONV, low=low, high=high))
-    wide = replace(CONV, low=-(2**15), high=2**15 - 1)
+        graph(CONV._replace(low=low, high=high))
+    wide = CONV._replace(low=-(2**15), high=2**15 - 1)
     for reader in (Op("clamp", (1,)), Op("max_pool", (1,)), Op("conv", (1,), channels=1), Op("add", (1, 1))):
         refused("reads 16-bit codes", wide, reader)
     flat = Op("reshape", (1,), shape=(1, 1, 40))
@@ -255,7 +255,7 @@ def test_widths_print_and_parse():
 
 
 def test_assignments_are_checked():
-    g = graph(replace(CONV, low=0, high=255), Op("conv", (1,), "d", channels=1), widths=(2, 4))
+    g = graph(CONV._replace(low=0, high=255), Op("conv", (1,), "d", channels=1), widths=(2, 4))
     assert g.uniform(2) == (LayerWidths(2, 8), LayerWidths(2, 2))
     assert g.check_assignment((LayerWidths(4, 8), LayerWidths(2, 8)))
     for pairs, message in (

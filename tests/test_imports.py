@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import caq
+from tests import models
 
 EXTRAS = ("torch", "gymnasium", "sklearn", "matplotlib", "rich", "policies", "simulators", "tensorboard")
 
@@ -18,6 +22,35 @@ def modules_after(statement: str) -> set[str]:
 @pytest.mark.parametrize("statement", ["import caq", "import caq.cli", "import caq.measure", "import caq.data"])
 def test_the_device_side_imports_no_extra(statement: str) -> None:
     assert not modules_after(statement) & set(EXTRAS)
+
+
+#: What takes long to import, or much memory, and is not needed to load a model and run it.
+LATE = {
+    *("caq.context", "caq.governor", "caq.kernels.reference", "caq.reference", "caq.runtime", "cffi", "psutil", "yaml"),
+    *("_hashlib", "base64", "difflib", "hashlib", "logging", "numpy.typing", "pathlib", "random", "shutil", "ssl"),
+    *("subprocess", "tempfile", "threading"),
+}
+
+
+def test_loading_and_running_a_model_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    path = tmp_path / "m.caq"
+    caq.save(models.tiny(), path)
+    run = f"import numpy, caq\ne = caq.Engine({str(path)!r})\ne.run(numpy.zeros(e.model.sample_shape, 'uint8'))"
+    assert not (modules_after(run) - modules_after("import numpy")) & LATE
+
+
+def test_the_runtime_is_there_when_it_is_asked_for() -> None:
+    assert {"caq.runtime", "psutil", "logging"} <= modules_after("from caq import Runtime")
+    assert "caq.runtime" in modules_after("import caq; caq.context.ContextMonitor; caq.runtime.Runtime")
+    assert set(caq.__all__) <= set(dir(caq)) and all(hasattr(caq, name) for name in caq.__all__)
+    with pytest.raises(AttributeError, match=r"module 'caq' has no attribute 'runtimes'"):
+        caq.runtimes  # noqa: B018  # type: ignore[attr-defined]
+
+
+def test_what_the_runtime_logs_is_silent_unless_the_host_configures_logging() -> None:
+    code = "import caq.runtime\ncaq.runtime.log.warning('heard')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
 
 
 def test_the_check_above_can_fail() -> None:

@@ -1,5 +1,7 @@
 """The context of the device: readings with provenance, live from its sensors or replayed from a recording."""
 
+import logging
+
 from caq.context.monitor import ContextMonitor
 from caq.context.probe import ProbeRow, probe
 from caq.context.reading import FIELDS, Context, FieldSpec, Quality, Reading, checked, missing, sensed
@@ -22,3 +24,6 @@ __all__ = [
     "probe",
     "sensed",
 ]
+
+# Whatever logs imports this package. caq itself does not import logging: the engine starts without it.
+logging.getLogger("caq").addHandler(logging.NullHandler())

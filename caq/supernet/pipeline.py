@@ -197,6 +197,6 @@ def _measured(model: Model, data: Dataset) -> list[OperatingPoint]:
     plans = [engine.build(p.assignment, p.parameter_set) for p in model.points]
     scores = [score(engine, plan, data.x_test, data.y_test) for plan in plans]
     return [
-        replace(p, score=round(value, 6), samples=len(data.y_test))
+        p._replace(score=round(value, 6), samples=len(data.y_test))
         for p, value in zip(model.points, scores, strict=True)
     ]

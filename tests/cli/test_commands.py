@@ -1,7 +1,6 @@
 """eval, info, run and doctor: are the figures right?"""
 
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,7 +96,7 @@ def test_info(files, call):
 
 
 def test_points_that_are_neither_gates_nor_uniform_are_not_explained(engine, capsys):
-    graph, mixed = engine.model.graph, replace(engine.points["mixed"], parameter_set=None)
+    graph, mixed = engine.model.graph, engine.points["mixed"]._replace(parameter_set=None)
     explain_points(Output(False), graph, [mixed])
     assert capsys.readouterr().out == ""
     explain_points(Output(False), graph, [mixed, engine.points["w2a2"]])

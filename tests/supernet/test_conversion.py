@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from caq.engine import execute_reference
 from caq.errors import AssignmentError, DataError, UnsupportedError
 from caq.plan import build_plan
+from caq.reference import execute_reference
 from caq.supernet import Supernet, convert
 from caq.supernet.lower import lower
 from caq.supernet.simulate import simulate
