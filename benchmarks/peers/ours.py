@@ -1,0 +1,63 @@
+"""Our engine, through its public API: caq.Engine(path), select, run. Every operating point is a variant."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import caq
+from benchmarks.peers import Floats, Missing, Session
+from benchmarks.topologies import Topology
+
+PIP = "caq"
+PACKAGES = ("caq", "numpy")
+COLD = """
+import caq
+import numpy as np
+engine = caq.Engine(folder + "/ours.caq")
+engine.run(np.zeros(engine.model.sample_shape, np.uint8))
+answered()
+"""
+
+
+def prepare(topology: Topology, folder: Path, sources: Path | None) -> None:
+    """models_onnx makes our artifacts with the float network."""
+    if not (folder / "ours.caq").exists():
+        raise Missing("no artifact was made")
+
+
+def open_engine(path: Path, threads: int) -> caq.Engine:
+    """ADAPT HERE: how the engine is told its number of threads. Until it has one, it runs on one."""
+    if "threads" in inspect.signature(caq.Engine).parameters:
+        return caq.Engine(path, threads=threads)  # type: ignore[call-arg,unused-ignore]
+    return caq.Engine(path)
+
+
+def drop(engine: caq.Engine) -> None:
+    """ADAPT HERE: makes the engine forget the plans that it keeps. Until `select` has a keyword for that, by hand."""
+    engine._plans.clear()
+
+
+@cache
+def _raw(folder: Path) -> NDArray[np.uint8]:
+    """Samples in the data's own layout; read once, so that a timed `load` does not read them."""
+    return np.ascontiguousarray(np.load(folder / "raw.npy"))
+
+
+def load(folder: Path, threads: int) -> dict[str, Session]:
+    engine = open_engine(folder / "ours.caq", threads)
+    raw = _raw(folder)
+    last = raw[-1]
+    run = engine.run
+
+    def answers(_inputs: Floats) -> Floats:
+        return np.stack([run(x) for x in raw]).astype(np.float32) * engine.output_step
+
+    return {
+        point: Session(lambda: run(last), answers, lambda point=point: engine.select(point))  # type: ignore[misc]
+        for point in engine.points
+    }
