@@ -38,8 +38,8 @@ def open_engine(path: Path, threads: int) -> caq.Engine:
 
 
 def drop(engine: caq.Engine) -> None:
-    """ADAPT HERE: makes the engine forget the plans that it keeps. Until `select` has a keyword for that, by hand."""
-    engine._plans.clear()
+    """Makes the engine forget the panels of all points but the active one."""
+    engine.trim()
 
 
 @cache
