@@ -38,7 +38,8 @@ typedef struct {
     /* Of the even items of the first pair of vectors, then of the odd ones; then of the second pair. */
     int16_t multiplier[4][32];
     int32_t offset[4][16], post[4][16];
-    int64_t same_post; /* the post_shift of all slots, or -1 */
+    /* The shift of all slots, or -1: below 8 bits pre_shift is mostly 0, at 8 bits post_shift is mostly the same. */
+    int64_t same_pre, same_post;
 } slots;
 
 /* Slot (vector v, lane j) is channel 16 v + j of a block of 64; of narrower blocks, slot % nr. Depthwise slots lie as
@@ -49,6 +50,7 @@ CAQ_INLINE int slot_of(int v, int j, int depthwise) { return depthwise ? 16 * (j
 static void fill_slots(slots *s, const int *channel, const int32_t *five, int n, const int32_t *sums, int32_t zero,
                        int depthwise) {
     memset(s, 0, sizeof *s);
+    s->same_pre = five[n + channel[0]];
     s->same_post = five[4 * n + channel[0]];
     for (int v = 0; v < 4; v++)
         for (int j = 0; j < 16; j++) {
@@ -61,6 +63,7 @@ static void fill_slots(slots *s, const int *channel, const int32_t *five, int n,
             s->multiplier[half][8 * (j / 4) + 4 * (v % 2) + j % 4] = (int16_t)five[2 * n + c];
             s->offset[half][lane] = five[3 * n + c];
             s->post[half][lane] = five[4 * n + c];
+            if (s->same_pre != five[n + c]) s->same_pre = -1;
             if (s->same_post != five[4 * n + c]) s->same_post = -1;
         }
 }
@@ -149,41 +152,62 @@ CAQ_INLINE ending ending_of(const caq_conv_task *t, int depthwise) {
     return e;
 }
 
+/* What `slots` say of shifts, in registers, so that a compiler takes the decisions out of loops. */
+typedef struct {
+    __m128i post;
+    int pre_shifts, same_post;
+} shifts;
+
+CAQ_INLINE shifts shifts_of(const slots *s) {
+    return (shifts){_mm_cvtsi64_si128(s->same_post), s->same_pre != 0, s->same_post >= 0};
+}
+
 /* The two int16 vectors that two accumulators become: even and odd items, 32-bit, shifted. */
-CAQ_INLINE __m512i half(__m512i a, __m512i b, const slots *s, int pair) {
-    const __m512i t = _mm512_packs_epi32(_mm512_srav_epi32(a, _mm512_loadu_si512(s->pre[2 * pair])),
-                                         _mm512_srav_epi32(b, _mm512_loadu_si512(s->pre[2 * pair + 1])));
+CAQ_INLINE __m512i half(__m512i a, __m512i b, const slots *s, const shifts *by, int pair) {
+    if (by->pre_shifts) {
+        a = _mm512_srav_epi32(a, _mm512_loadu_si512(s->pre[2 * pair]));
+        b = _mm512_srav_epi32(b, _mm512_loadu_si512(s->pre[2 * pair + 1]));
+    }
+    const __m512i t = _mm512_packs_epi32(a, b);
     const __m512i e = _mm512_dpwssd_epi32(_mm512_loadu_si512(s->offset[2 * pair]), t, _mm512_loadu_si512(s->multiplier[2 * pair]));
     const __m512i o =
         _mm512_dpwssd_epi32(_mm512_loadu_si512(s->offset[2 * pair + 1]), t, _mm512_loadu_si512(s->multiplier[2 * pair + 1]));
-    if (s->same_post >= 0) {
-        const __m128i count = _mm_cvtsi64_si128(s->same_post);
-        return _mm512_packs_epi32(_mm512_sra_epi32(e, count), _mm512_sra_epi32(o, count));
-    }
+    if (by->same_post) return _mm512_packs_epi32(_mm512_sra_epi32(e, by->post), _mm512_sra_epi32(o, by->post));
     return _mm512_packs_epi32(_mm512_srav_epi32(e, _mm512_loadu_si512(s->post[2 * pair])),
                               _mm512_srav_epi32(o, _mm512_loadu_si512(s->post[2 * pair + 1])));
 }
 
-CAQ_INLINE __m512i requantized(__m512i a, __m512i b, __m512i c, __m512i d, const slots *s, const ending *e) {
-    const __m512i first = half(a, b, s, 0), second = half(c, d, s, 1);
+CAQ_INLINE __m512i requantized(__m512i a, __m512i b, __m512i c, __m512i d, const slots *s, const shifts *by, const ending *e) {
+    const __m512i first = half(a, b, s, by, 0), second = half(c, d, s, by, 1);
     const __m512i y = e->is_signed ? _mm512_xor_si512(_mm512_packs_epi16(first, second), _mm512_set1_epi8(-128))
                                    : _mm512_packus_epi16(first, second);
     const __m512i ordered = _mm512_permutexvar_epi8(e->order, y);
     return e->clamps ? _mm512_min_epu8(_mm512_max_epu8(ordered, e->low), e->high) : ordered;
 }
 
-CAQ_INLINE __m512i looked_up(__m512i x, const uint8_t *table) {
-    const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), x, _mm512_loadu_si512(table + 64));
-    const __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), x, _mm512_loadu_si512(table + 192));
+typedef struct {
+    __m512i part[4];
+} table;
+
+CAQ_INLINE table table_of(const uint8_t *codes) {
+    table t;
+    CAQ_UNROLL for (int i = 0; i < 4; i++) t.part[i] = _mm512_loadu_si512(codes + 64 * i);
+    return t;
+}
+
+CAQ_INLINE __m512i looked_up(__m512i x, const table *t) {
+    const __m512i low = _mm512_permutex2var_epi8(t->part[0], x, t->part[1]);
+    const __m512i high = _mm512_permutex2var_epi8(t->part[2], x, t->part[3]);
     return _mm512_mask_mov_epi8(low, _mm512_movepi8_mask(x), high);
 }
 
-static void lookup(const uint8_t *x, const uint8_t *table, uint8_t *y, int64_t n) {
+static void lookup(const uint8_t *x, const uint8_t *codes, uint8_t *y, int64_t n) {
+    const table t = table_of(codes);
     int64_t i = 0;
-    for (; i + 64 <= n; i += 64) _mm512_storeu_si512(y + i, looked_up(_mm512_loadu_si512(x + i), table));
+    for (; i + 64 <= n; i += 64) _mm512_storeu_si512(y + i, looked_up(_mm512_loadu_si512(x + i), &t));
     if (i < n) {
         const __mmask64 rest = ~0ull >> (64 - (n - i));
-        _mm512_mask_storeu_epi8(y + i, rest, looked_up(_mm512_maskz_loadu_epi8(rest, x + i), table));
+        _mm512_mask_storeu_epi8(y + i, rest, looked_up(_mm512_maskz_loadu_epi8(rest, x + i), &t));
     }
 }
 
@@ -315,7 +339,7 @@ CAQ_INLINE int64_t block_bytes(const caq_runs *r, int nr, int bits) {
 }
 
 /* 64 codes go to 4 / nv pixels of 16 nv channels, of which `channels` exist and `count` pixels are wanted. */
-CAQ_INLINE void write(const caq_conv_task *t, const ending *e, const adder *r, __m512i y, const int nv, int channels, int count,
+CAQ_INLINE void write(const caq_conv_task *t, const table *narrow, const adder *r, __m512i y, const int nv, int channels, int count,
                       uint8_t *const *to, const uint8_t *const *residual) {
     enum { MOST = 4 };
     const int step = 16 * nv, most = MOST / nv, pixels = most < count ? most : count;
@@ -323,7 +347,7 @@ CAQ_INLINE void write(const caq_conv_task *t, const ending *e, const adder *r, _
     if (channels == step && pixels == most && to[most - 1] - to[0] == whole
         && (!t->sum || residual[most - 1] - residual[0] == whole)) {
         if (t->sum) y = added(y, _mm512_loadu_si512(residual[0]), r);
-        if (e->narrow) y = looked_up(y, e->narrow);
+        if (narrow) y = looked_up(y, narrow);
         _mm512_storeu_si512(to[0], y);
         return;
     }
@@ -334,7 +358,7 @@ CAQ_INLINE void write(const caq_conv_task *t, const ending *e, const adder *r, _
             _mm512_mask_storeu_epi8(other + i * step, mask, _mm512_maskz_loadu_epi8(mask, residual[i]));
         y = added(y, _mm512_loadu_si512(other), r);
     }
-    if (e->narrow) y = looked_up(y, e->narrow);
+    if (narrow) y = looked_up(y, narrow);
     /* Masked stores are slow, and what they wrote is slow to read. */
     CAQ_UNROLL for (int i = 0; i < most; i++)
         if (i < pixels) {
@@ -388,12 +412,15 @@ CAQ_INLINE void end_tile(const block *b, const int nv, const int mr, __m512i *ac
                         write_wide(b->task, b->wide + 16 * v, b->wide_stride, acc[i * nv + v], b->channels - 16 * v, to[i] + 32 * v);
         return;
     }
+    const shifts by = shifts_of(b->s);
+    table narrow;
+    if (b->e->narrow) narrow = table_of(b->e->narrow);
     CAQ_UNROLL for (int i = 0; i < mr; i += 4 / nv)
         if (i < count) {
             __m512i *a = acc + i * nv;
             CAQ_UNROLL for (int v = 0; v < 4; v++) a[v] = _mm512_add_epi32(a[v], _mm512_loadu_si512(b->s->bias[v]));
-            write(b->task, b->e, b->r, requantized(a[0], a[1], a[2], a[3], b->s, b->e), nv, b->channels, count - i, to + i,
-                  residual + i);
+            write(b->task, b->e->narrow ? &narrow : 0, b->r, requantized(a[0], a[1], a[2], a[3], b->s, &by, b->e), nv, b->channels,
+                  count - i, to + i, residual + i);
         }
 }
 
@@ -636,12 +663,12 @@ CAQ_INLINE void interleave(__m512i t0, __m512i t1, __m512i t2, __m512i t3, __m51
 }
 
 /* What ends 64 accumulators of a depthwise kernel, of which the first `lanes` are there. */
-CAQ_INLINE void write_lanes(const caq_conv_task *t, const slots *s, const ending *e, const adder *r, const __m512i *acc, uint8_t *y,
-                            const uint8_t *residual, int64_t lanes) {
+CAQ_INLINE void write_lanes(const caq_conv_task *t, const slots *s, const shifts *by, const ending *e, const table *narrow,
+                            const adder *r, const __m512i *acc, uint8_t *y, const uint8_t *residual, int64_t lanes) {
     const __mmask64 mask = lanes >= 64 ? ~0ull : ~0ull >> (64 - lanes);
-    __m512i codes = requantized(acc[0], acc[1], acc[2], acc[3], s, e);
+    __m512i codes = requantized(acc[0], acc[1], acc[2], acc[3], s, by, e);
     if (t->sum) codes = added(codes, _mm512_maskz_loadu_epi8(mask, residual), r);
-    if (e->narrow) codes = looked_up(codes, e->narrow);
+    if (narrow) codes = looked_up(codes, narrow);
     if (lanes >= 64)
         _mm512_storeu_si512(y, codes);
     else
@@ -662,6 +689,9 @@ typedef struct {
  * lie together. `rows`: taps of a quad that there are. */
 CAQ_INLINE void depthwise_row(const depthwise_block *b, const uint8_t *x, uint8_t *y, const uint8_t *residual, int64_t bytes,
                               int64_t x_step, int64_t pixel_step, const int channels, const int rows) {
+    const shifts by = shifts_of(b->s);
+    table narrow;
+    if (b->e->narrow) narrow = table_of(b->e->narrow);
     for (int64_t i = 0; i < bytes; i += 64, x += x_step) {
         __m512i acc[4], taps[4];
         CAQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = _mm512_loadu_si512(b->s->bias[v]);
@@ -673,7 +703,7 @@ CAQ_INLINE void depthwise_row(const depthwise_block *b, const uint8_t *x, uint8_
             CAQ_UNROLL for (int v = 0; v < 4; v++)
                 acc[v] = _mm512_dpbusd_epi32(acc[v], taps[v], _mm512_loadu_si512(b->panel + 256 * q + 64 * v));
         }
-        write_lanes(b->task, b->s, b->e, b->r, acc, y + i, residual + i, bytes - i);
+        write_lanes(b->task, b->s, &by, b->e, b->e->narrow ? &narrow : 0, b->r, acc, y + i, residual + i, bytes - i);
     }
 }
 
@@ -681,7 +711,10 @@ CAQ_INLINE void depthwise_row(const depthwise_block *b, const uint8_t *x, uint8_
 CAQ_INLINE void depthwise_3x3(const depthwise_block *b, const uint8_t *x, uint8_t *y, const uint8_t *residual, int64_t columns,
                               int64_t step, int64_t lanes) {
     const int64_t below = b->offset[1], bottom = b->offset[2];
+    const shifts by = shifts_of(b->s);
     const __m512i none = _mm512_setzero_si512();
+    table narrow;
+    if (b->e->narrow) narrow = table_of(b->e->narrow);
     __m512i weights[3][4], left[4], middle[4], right[4], acc[4];
     CAQ_UNROLL for (int q = 0; q < 3; q++)
         CAQ_UNROLL for (int v = 0; v < 4; v++) weights[q][v] = _mm512_loadu_si512(b->panel + 256 * q + 64 * v);
@@ -698,7 +731,7 @@ CAQ_INLINE void depthwise_3x3(const depthwise_block *b, const uint8_t *x, uint8_
             left[v] = middle[v];
             middle[v] = right[v];
         }
-        write_lanes(b->task, b->s, b->e, b->r, acc, y, residual, lanes);
+        write_lanes(b->task, b->s, &by, b->e, b->e->narrow ? &narrow : 0, b->r, acc, y, residual, lanes);
     }
 }
 
