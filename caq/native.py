@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 ffi, lib = _native.ffi, _native.lib
 
 _DTYPES = {"uint8": 0, "int16": 1, "float32": 2}
-_ENCODED_AT_ONCE = 256
+_VECTOR, _LONGEST_PERIOD = 64, 4096  # items that are encoded at once; items that scaling repeats after, at most
+_OUTPUTS_AT_ONCE = 2**14  # bytes
 _SLACK = 256  # kernels read whole vectors past the end of a tensor
 
 # Looked up once: a call should cost little more than its kernels.
-_run, _from_buffer, _empty = lib.caq_run, ffi.from_buffer, np.empty
-_INT16, _INT16_ARRAY = np.dtype(np.int16), ffi.typeof("int16_t[]")
+_run, _from_buffer = lib.caq_run, ffi.from_buffer
+_INT16_ARRAY = ffi.typeof("int16_t[]")
 
 
 def isa_names() -> dict[str, str]:
@@ -116,6 +117,7 @@ class Program:
             self.arena_bytes = self._program.scratch + scratch + _SLACK
         self._scratch = np.empty(scratch, np.uint8)
         self._arenas: list[Any] = []
+        self._outputs: list[tuple[NDArray[np.int16], Any]] = []
         self._dtype, self._shape = np.dtype(model.scaling.dtype), model.sample_shape
         self.outputs = math.prod(graph.shapes[-1])
 
@@ -271,13 +273,15 @@ class Program:
         program.steps, program.step_count = self._steps, len(self.order)
         self._view(program.input, 0)
         self._view(program.output, len(model.graph.ops))
-        program.dtype, program.scaling_channels = _DTYPES[s.dtype], s.channels
+        program.dtype = _DTYPES[s.dtype]
         # The channels' integers over and over, so that the kernels read them as they read the samples.
-        times = -(-_ENCODED_AT_ONCE // s.channels)
-        program.scaling_period = times * s.channels
-        rows = [np.tile(row.astype(np.int32), times + 1) for row in (s.multiplier, s.offset, s.shift)]
+        period = math.lcm(s.channels, _VECTOR)
+        if period > _LONGEST_PERIOD:
+            period = s.channels
+        program.scaling_period = period
+        rows = [np.tile(row.astype(np.int32), period // s.channels) for row in (s.multiplier, s.offset, s.shift)]
         program.scaling = self._array("int32_t[]", np.concatenate(rows))
-        program.resolution = self._array("float[]", np.tile(s.resolution, times + 1))
+        program.resolution = self._array("float[]", np.tile(s.resolution, period // s.channels))
         program.sample_bytes = int(np.prod(model.sample_shape)) * np.dtype(s.dtype).itemsize
         program.gain, program.bias = self._array("int16_t[]", p.gain), self._array("int16_t[]", p.bias)
         program.gain_exponent = self._array("int8_t[]", p.gain_exponent)
@@ -308,9 +312,22 @@ class Program:
         """Keeps the memory for the next inference."""
         self._arenas.append(arena)
 
+    def make_outputs(self) -> tuple[NDArray[np.int16], Any]:
+        """An array for the outputs of one sample, and a pointer to it.
+
+        Arrays are made several at once, as rows of one, since making one takes as long as a small layer.
+        """
+        rows = max(1, min(64, _OUTPUTS_AT_ONCE // (2 * self.outputs)))
+        y = np.empty((rows, self.outputs), np.int16)
+        start = ffi.from_buffer("int16_t[]", y)
+        made = [(y[i], start + i * self.outputs) for i in range(rows)]
+        self._outputs.extend(made[1:])
+        return made[0]
+
     def trim(self) -> None:
-        """Frees the arenas that no inference uses."""
+        """Frees the arenas that no inference uses, and arrays for outputs to come."""
         self._arenas.clear()
+        self._outputs.clear()
 
 
 class Tables:
@@ -376,9 +393,12 @@ class NativePlan:
             source = _from_buffer(x)
         except (ValueError, BufferError):  # not contiguous
             return None
-        y = _empty(p.outputs, _INT16)
+        try:
+            y, target = p._outputs.pop()
+        except IndexError:
+            y, target = p.make_outputs()
         arena = p.borrow_arena()
-        bad = _run(p.isa, p._program, self._layers, source, 1, _from_buffer(_INT16_ARRAY, y), arena)
+        bad = _run(p.isa, p._program, self._layers, source, 1, target, arena)
         p._arenas.append(arena)
         return None if bad else y
 

@@ -16,6 +16,14 @@
 
 #include <string.h>
 
+static int body_encode(const caq_program *p, const uint8_t *x, uint8_t *y, int64_t n) {
+    const int64_t period = p->scaling_period, item = caq_item_bytes(p);
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i += period)
+        bad |= encode_part(p, x + i * item, 0, n - i < period ? n - i : period, y + i);
+    return bad != 0;
+}
+
 /* The prepared requantization: five rows of int32, channels filled up to whole blocks, group by group. */
 static int64_t body_requantize_bytes(const caq_conv *c) {
     const int depthwise = caq_is_depthwise(c);

@@ -79,9 +79,8 @@ typedef struct {
     int32_t step_count;
     caq_view input, output;
     int32_t dtype; /* of samples: 0 uint8, 1 int16, 2 float32 */
-    int32_t scaling_channels, scaling_period;
-    /* Per channel, over and over for `period` items, a multiple of the channels, and once more: (3, period + channels)
-     * multiplier, offset, shift; (period + channels,). */
+    int32_t scaling_period; /* a multiple of the channels that samples are scaled by */
+    /* Per channel, over and over for `scaling_period` items: (3, period) multiplier, offset, shift; (period,). */
     const int32_t *scaling;
     const float *resolution;
     int64_t sample_bytes;

@@ -431,21 +431,53 @@ CAQ_INLINE void tile(const block *b, const int nv, const int mr, const uint8_t *
     end_tile(b, nv, mr, acc, to, residual, count);
 }
 
-CAQ_INLINE void packed_tile(const block *b, const int nv, const int bits, const uint8_t *x, uint8_t *const *to,
-                            const uint8_t *const *residual) {
-    __m512i acc[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
-    accumulate_packed(b->runs, b->panel, x, b->sums, nv, bits, acc);
-    end_tile(b, nv, 4 / nv, acc, to, residual, 1);
+/* One pixel; bits: of packed weights, or 0. */
+CAQ_INLINE void pixel_tile(const block *b, const int nv, const int bits, const uint8_t *x, uint8_t *to, const uint8_t *residual) {
+    const __m512i zero = _mm512_setzero_si512();
+    __m512i acc[4] = {zero, zero, zero, zero};
+    if (bits)
+        accumulate_packed(b->runs, b->panel, x, b->sums, nv, bits, acc);
+    else
+        accumulate(b->task, b->runs, b->panel, &x, nv, 1, acc);
+    end_tile(b, nv, 4 / nv, acc, &to, &residual, 1);
 }
 
-static void tile_packed(const block *b, int nr, int bits, const uint8_t *x, uint8_t *const *to, const uint8_t *const *residual) {
+static void tile_pixel(const block *b, int nr, int bits, const uint8_t *x, uint8_t *to, const uint8_t *residual) {
     switch (nr + bits) {
-    case 64 + 4: packed_tile(b, 4, 4, x, to, residual); break;
-    case 64 + 2: packed_tile(b, 4, 2, x, to, residual); break;
-    case 32 + 4: packed_tile(b, 2, 4, x, to, residual); break;
-    case 32 + 2: packed_tile(b, 2, 2, x, to, residual); break;
-    case 16 + 4: packed_tile(b, 1, 4, x, to, residual); break;
-    default: packed_tile(b, 1, 2, x, to, residual);
+    case 64: pixel_tile(b, 4, 0, x, to, residual); break;
+    case 64 + 2: pixel_tile(b, 4, 2, x, to, residual); break;
+    case 64 + 4: pixel_tile(b, 4, 4, x, to, residual); break;
+    case 32: pixel_tile(b, 2, 0, x, to, residual); break;
+    case 32 + 2: pixel_tile(b, 2, 2, x, to, residual); break;
+    case 32 + 4: pixel_tile(b, 2, 4, x, to, residual); break;
+    case 16: pixel_tile(b, 1, 0, x, to, residual); break;
+    case 16 + 2: pixel_tile(b, 1, 2, x, to, residual); break;
+    default: pixel_tile(b, 1, 4, x, to, residual);
+    }
+}
+
+/* A matrix times a vector. */
+static void linear(const caq_conv_task *t) {
+    const caq_conv *c = t->conv;
+    const caq_runs r = caq_runs_of(c);
+    const int bits = packed_bits(c, t->weight_width), n = c->out_channels;
+    const ending e = ending_of(t, 0);
+    adder adds;
+    if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
+    byte_sums sums;
+    if (bits) sums = sums_of(t->x, r.length, bits);
+    const slots *s = t->requantize;
+    block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0, .sums = &sums};
+    if (c->out_bytes == 2) b.wide_stride = caq_padded(&SELF, n);
+    for (int k = 0, nr; k < n; k += nr) {
+        nr = caq_block(&SELF, n - k);
+        b.channels = n - k < nr ? n - k : nr;
+        if (c->out_bytes == 2)
+            b.wide = (const int32_t *)t->requantize + k;
+        else
+            b.s = s++;
+        tile_pixel(&b, nr, bits, t->x, t->y + (int64_t)k * c->out_bytes, t->sum ? t->residual + k : 0);
+        b.panel += block_bytes(&r, nr, bits);
     }
 }
 
@@ -481,6 +513,10 @@ static void tile_16(const block *b, int mr, const uint8_t *const *p, uint8_t *co
 
 static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
     const caq_conv *c = t->conv;
+    if (c->one_pixel && c->groups == 1) {
+        linear(t);
+        return;
+    }
     const caq_runs r = caq_runs_of(c);
     const int per_group = c->out_channels / c->groups, in_group = c->in_channels / c->groups;
     const int64_t padded = caq_padded(&SELF, per_group);
@@ -491,12 +527,6 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
     if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
     block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0};
     const slots *s = t->requantize;
-    const int bits = packed_bits(c, t->weight_width);
-    byte_sums sums;
-    if (bits) {
-        sums = sums_of(t->x, r.length, bits);
-        b.sums = &sums;
-    }
     for (int g = 0; g < c->groups; g++)
         for (int n = 0, nr; n < per_group; n += nr) {
             nr = caq_block(&SELF, per_group - n);
@@ -539,12 +569,9 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
                     column = 0;
                     row++;
                 }
-                if (bits)
-                    tile_packed(&b, nr, bits, p[0], to, residual);
-                else
-                    tile_of(&b, filled, p, to, residual, count);
+                tile_of(&b, filled, p, to, residual, count);
             }
-            b.panel += block_bytes(&r, nr, bits);
+            b.panel += block_bytes(&r, nr, 0);
         }
 }
 
@@ -803,6 +830,62 @@ static void unpack(const uint8_t *planes, int64_t plane_stride, int width, int64
     }
 }
 
+/* 16 items, each an int16 in the low half of its lane and 0 above it, scaled. */
+CAQ_INLINE __m512i scaled(__m512i items, const int32_t *multiplier, int64_t period) {
+    const __m512i product = _mm512_madd_epi16(items, _mm512_loadu_si512(multiplier));
+    return _mm512_srav_epi32(_mm512_add_epi32(product, _mm512_loadu_si512(multiplier + period)),
+                             _mm512_loadu_si512(multiplier + 2 * period));
+}
+
+/* 8 floats as int32: floor(x * resolution + 1/2), saturated to int16. */
+CAQ_INLINE __m256i rounded(__m256 x, const float *resolution) {
+    const __m512d product = _mm512_mul_pd(_mm512_cvtps_pd(x), _mm512_cvtps_pd(_mm256_loadu_ps(resolution)));
+    __m512d v = _mm512_add_pd(product, _mm512_set1_pd(0.5));
+    v = _mm512_min_pd(_mm512_max_pd(v, _mm512_set1_pd(-32768.0)), _mm512_set1_pd(32767.0));
+    return _mm512_cvtpd_epi32(_mm512_roundscale_pd(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+}
+
+/* 16 items of a sample as `scaled` wants them; `bad` collects what is not finite. */
+CAQ_INLINE __m512i items_of(const uint8_t *x, const int dtype, const float *resolution, __mmask16 *bad) {
+    if (dtype == 0) return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
+    if (dtype == 1) return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)x));
+    const __m512 v = _mm512_loadu_ps(x);
+    const __mmask16 wrong = _mm512_fpclass_ps_mask(v, 0x99); /* NaN of either kind, infinity of either sign */
+    const __m512 finite = _mm512_maskz_mov_ps((__mmask16)~wrong, v);
+    *bad |= wrong;
+    const __m256i low = rounded(_mm512_castps512_ps256(finite), resolution);
+    const __m256i high = rounded(_mm512_extractf32x8_ps(finite, 1), resolution + 8);
+    return _mm512_and_si512(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), _mm512_set1_epi32(0xffff));
+}
+
+CAQ_INLINE uint32_t encode_vectors(const caq_program *p, const uint8_t *x, int64_t count, uint8_t *y, const int dtype) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const int item = dtype == 0 ? 1 : dtype == 1 ? 2 : 4;
+    __mmask16 bad = 0;
+    for (int64_t i = 0; i < count; i += 64) {
+        __m512i v[4];
+        CAQ_UNROLL for (int k = 0; k < 4; k++)
+            v[k] = scaled(items_of(x + (i + 16 * k) * item, dtype, p->resolution + i + 16 * k, &bad), p->scaling + i + 16 * k,
+                          p->scaling_period);
+        const __m512i codes = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+        _mm512_storeu_si512(y + i, _mm512_xor_si512(_mm512_permutexvar_epi32(order, codes), _mm512_set1_epi8(-128)));
+    }
+    return bad;
+}
+
+static int encode(const caq_program *p, const uint8_t *x, uint8_t *y, int64_t n) {
+    const int64_t period = p->scaling_period, item = caq_item_bytes(p);
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i += period, x += period * item, y += period) {
+        const int64_t count = n - i < period ? n - i : period, whole = count / 64 * 64;
+        bad |= p->dtype == 0   ? encode_vectors(p, x, whole, y, 0)
+               : p->dtype == 1 ? encode_vectors(p, x, whole, y, 1)
+                               : encode_vectors(p, x, whole, y, 2);
+        bad |= encode_part(p, x + whole * item, whole, count - whole, y + whole);
+    }
+    return bad != 0;
+}
+
 static int runs(void) {
     return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
            && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
@@ -822,7 +905,7 @@ const caq_isa caq_avx512vnni = {
     .requantize_bytes = requantize_bytes,
     .requantize = requantize,
     .add = add,
-    .encode = body_encode,
+    .encode = encode,
     .max_pool = body_max_pool,
     .sum_pool = body_sum_pool,
     .lookup = lookup,

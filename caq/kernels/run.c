@@ -29,14 +29,15 @@ static void fill_halo(const caq_view *v, uint8_t *arena) {
     if (v->bottom) memset(at(v, arena, v->h, 0) - left, v->zero, (size_t)v->bottom * v->row);
 }
 
-/* Returns 0, or 1 on NaN and infinity. */
+/* Encodes a sample at the start of its tensor's memory, halo included, and moves the rows from there to their places: the last
+ * one first, so that none is overwritten before it has moved. Returns 0, or 1 on NaN and infinity. */
 static int encode(const caq_isa *isa, const caq_program *p, const uint8_t *x, uint8_t *arena) {
-    static const int32_t BYTES[] = {1, 2, 4};
     const caq_view *v = &p->input;
     const int64_t items = (int64_t)v->w * v->c;
-    int bad = 0;
-    for (int row = 0; row < v->h; row++)
-        bad |= isa->encode(p, x + row * items * BYTES[p->dtype], row * items % p->scaling_channels, at(v, arena, row, 0), items);
+    uint8_t *codes = at(v, arena, -v->top, -v->left);
+    const int bad = isa->encode(p, x, codes, v->h * items);
+    if (at(v, arena, 0, 0) != codes || v->row != items)
+        for (int row = v->h - 1; row >= 0; row--) memmove(at(v, arena, row, 0), codes + row * items, (size_t)items);
     return bad;
 }
 
