@@ -34,11 +34,10 @@ ffi, lib = _native.ffi, _native.lib
 
 _DTYPES = {"uint8": 0, "int16": 1, "float32": 2}
 _VECTOR, _LONGEST_PERIOD = 64, 4096  # items that are encoded at once; items that scaling repeats after, at most
-_OUTPUTS_AT_ONCE = 2**14  # bytes
+_OUTPUTS_AT_ONCE = 2**16  # bytes
 _SLACK = 256  # kernels read whole vectors past the end of a tensor
 
-# Looked up once: a call should cost little more than its kernels.
-_run, _from_buffer = lib.caq_run, ffi.from_buffer
+_ndarray, _run, _from_buffer = np.ndarray, lib.caq_run, ffi.from_buffer
 _INT16_ARRAY = ffi.typeof("int16_t[]")
 
 
@@ -116,9 +115,8 @@ class Program:
         if lean:
             self.arena_bytes = self._program.scratch + scratch + _SLACK
         self._scratch = np.empty(scratch, np.uint8)
-        self._arenas: list[Any] = []
-        self._outputs: list[tuple[NDArray[np.int16], Any]] = []
-        self._dtype, self._shape = np.dtype(model.scaling.dtype), model.sample_shape
+        self.arenas: list[Any] = []  # that no inference uses
+        self.spare_outputs: list[tuple[NDArray[np.int16], Any]] = []
         self.outputs = math.prod(graph.shapes[-1])
 
     @property
@@ -301,16 +299,16 @@ class Program:
         self._keep.append(pointer)
         return pointer
 
-    def borrow_arena(self) -> Any:
-        """Memory for one inference, to be given back to `arenas`."""
-        try:
-            return self._arenas.pop()
-        except IndexError:
-            return ffi.from_buffer("uint8_t[]", aligned_empty(self.arena_bytes))
+    def make_arena(self) -> Any:
+        """Memory for one inference."""
+        return ffi.from_buffer("uint8_t[]", aligned_empty(self.arena_bytes))
 
-    def return_arena(self, arena: Any) -> None:
-        """Keeps the memory for the next inference."""
-        self._arenas.append(arena)
+    def borrow_arena(self) -> Any:
+        """Memory for one inference, to be appended to `arenas` after it."""
+        try:
+            return self.arenas.pop()
+        except IndexError:
+            return self.make_arena()
 
     def make_outputs(self) -> tuple[NDArray[np.int16], Any]:
         """An array for the outputs of one sample, and a pointer to it.
@@ -320,14 +318,14 @@ class Program:
         rows = max(1, min(64, _OUTPUTS_AT_ONCE // (2 * self.outputs)))
         y = np.empty((rows, self.outputs), np.int16)
         start = ffi.from_buffer("int16_t[]", y)
-        made = [(y[i], start + i * self.outputs) for i in range(rows)]
-        self._outputs.extend(made[1:])
-        return made[0]
+        first, *rest = ((row, start + i * self.outputs) for i, row in enumerate(y))
+        self.spare_outputs.extend(rest)
+        return first
 
     def trim(self) -> None:
         """Frees the arenas that no inference uses, and arrays for outputs to come."""
-        self._arenas.clear()
-        self._outputs.clear()
+        self.arenas.clear()
+        self.spare_outputs.clear()
 
 
 class Tables:
@@ -378,6 +376,10 @@ class NativePlan:
             model = program.model
             _explain(model.graph, model.parameters, tables.assignment, tables.parameter_set, refused - 1)
         tables.filled = True
+        # Looked up once: a call should cost little more than its kernels.
+        self._isa, self._steps = program.isa, program.pointer
+        self._arenas, self._outputs = program.arenas, program.spare_outputs
+        self._dtype, self._shape = np.dtype(program.model.scaling.dtype), program.model.sample_shape
 
     @property
     def assignment(self) -> Assignment:
@@ -386,20 +388,22 @@ class NativePlan:
 
     def run_sample(self, x: NDArray[np.generic]) -> NDArray[np.int16] | None:
         """Output codes (outputs,) of one sample; None if `x` is anything but a good one, which `run` has words for."""
-        p = self._program
-        if x.__class__ is not np.ndarray or x.dtype != p._dtype or x.shape != p._shape:
+        if x.__class__ is not _ndarray or x.dtype != self._dtype or x.shape != self._shape:
             return None
         try:
             source = _from_buffer(x)
         except (ValueError, BufferError):  # not contiguous
             return None
         try:
-            y, target = p._outputs.pop()
+            y, target = self._outputs.pop()
         except IndexError:
-            y, target = p.make_outputs()
-        arena = p.borrow_arena()
-        bad = _run(p.isa, p._program, self._layers, source, 1, target, arena)
-        p._arenas.append(arena)
+            y, target = self._program.make_outputs()
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = self._program.make_arena()
+        bad = _run(self._isa, self._steps, self._layers, source, 1, target, arena)
+        self._arenas.append(arena)
         return None if bad else y
 
     def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
@@ -413,7 +417,7 @@ class NativePlan:
         y = np.empty((len(x), p.outputs), np.int16)
         arena = p.borrow_arena()
         bad = _run(p.isa, p._program, self._layers, _from_buffer(x), len(x), _from_buffer(_INT16_ARRAY, y), arena)
-        p.return_arena(arena)
+        p.arenas.append(arena)
         if bad:
             check_finite(x, "samples")
         return y
@@ -438,7 +442,7 @@ class NativePlan:
                 start = time.perf_counter()
                 lib.caq_run_step(p.isa, p._program, self._layers, step, repeat, arena)
                 best[step] = min(best[step], (time.perf_counter() - start) / repeat)
-        p.return_arena(arena)
+        p.arenas.append(arena)
         return best
 
 
