@@ -534,14 +534,14 @@ CAQ_INLINE int tap_at(const caq_window *w, int q, int k) {
     return 4 * q + k < w->kernel_h * w->kernel_w ? 4 * q + k : -1;
 }
 
-static int64_t panel_bytes(const caq_conv *c) {
+static int64_t panel_bytes(const caq_conv *c, int width) {
     if (caq_is_depthwise(c)) return blocks_of(c) * tap_quads(&c->window) * 256;
     const caq_runs r = caq_runs_of(c);
-    const int per_group = c->out_channels / c->groups;
+    const int per_group = c->out_channels / c->groups, bits = packed_bits(c, width);
     int64_t bytes = 0;
     for (int n = 0, nr; n < per_group; n += nr) {
         nr = caq_block(&SELF, per_group - n);
-        bytes += block_bytes(&r, nr, 0);
+        bytes += block_bytes(&r, nr, bits);
     }
     return bytes * c->groups;
 }
