@@ -37,13 +37,16 @@ _VECTOR, _LONGEST_PERIOD = 64, 4096  # items that are encoded at once; items tha
 _OUTPUTS_AT_ONCE = 2**16  # bytes
 _SLACK = 256  # kernels read whole vectors past the end of a tensor
 
+#: Why an instruction set does not run.
+NOT_BUILT, CPU_LACKS = "not built for this machine", "this CPU does not have it"
+
 _ndarray, _run, _from_buffer = np.ndarray, lib.caq_run, ffi.from_buffer
 _INT16_ARRAY = ffi.typeof("int16_t[]")
 
 
 def isa_names() -> dict[str, str]:
     """Each instruction set, and "" if it runs here, or why it does not."""
-    reasons = {1: "", 0: "not built for this machine", -1: "this CPU does not have it"}
+    reasons = {1: "", 0: NOT_BUILT, -1: CPU_LACKS}
     return {ffi.string(lib.caq_isa_name(i)).decode(): reasons[lib.caq_isa_runs(i)] for i in range(lib.caq_isa_count())}
 
 
@@ -125,11 +128,19 @@ class Program:
         return self._program
 
     def name_of(self, step: int) -> str:
-        """Kind and name of a step, with what is fused into it."""
-        op = self.model.graph.ops[self.order[step]]
-        added = self._fused.get(self.order[step])
-        name = f"{op.kind} {op.name}".strip()
-        return name if added is None else f"{name} + {self.model.graph.ops[added].name or 'add'}"
+        """Name of a step, with that of the add that is fused into it."""
+        ops, op = self.model.graph.ops, self.order[step]
+        return " + ".join(ops[i].name or ops[i].kind for i in (op, self._fused.get(op)) if i is not None)
+
+    def panel_bytes_of(self, step: int, width: int) -> int:
+        """Bytes of weights that a step's kernel reads when they have `width` bits; 0 for a step without weights."""
+        s = self._steps[step]
+        return int(lib.caq_panel_bytes(self.isa, ffi.addressof(s.conv), width)) if s.kind == lib.CAQ_CONV else 0
+
+    def tensor_bytes_of(self, step: int) -> int:
+        """Bytes of the tensors that a step reads and of the one that it writes, halos included."""
+        s = self._steps[step]
+        return sum((v.h + v.top + v.bottom) * v.row for v in (*s.inputs[0 : s.input_count], s.output))
 
     def _target(self, op: int) -> int:
         """The tensor that an op's step writes."""
@@ -243,7 +254,7 @@ class Program:
         step.panel_at, step.requantize_at = self.panel_bytes, self.requantize_bytes
         conv.one_pixel = graph.shapes[index + 1][:2] == (1, 1)
         pointer = ffi.addressof(conv)
-        self.panel_bytes = aligned(self.panel_bytes + lib.caq_panel_bytes(self.isa, pointer))
+        self.panel_bytes = aligned(self.panel_bytes + lib.caq_panel_bytes(self.isa, pointer, TOP_WIDTH))
         self.requantize_bytes = aligned(self.requantize_bytes + lib.caq_requantize_bytes(self.isa, pointer))
         if index in self._fused:
             added = self._fused[index]
@@ -427,22 +438,30 @@ class NativePlan:
         p = self._program
         arena = p.borrow_arena()
         y = np.empty(p.outputs, np.int16)
-        _run(
-            p.isa,
-            p._program,
-            self._layers,
-            _from_buffer(np.ascontiguousarray(x)),
-            1,
-            _from_buffer(_INT16_ARRAY, y),
-            arena,
-        )
+        x = np.ascontiguousarray(x)
+        _run(p.isa, p._program, self._layers, _from_buffer(x), 1, _from_buffer(_INT16_ARRAY, y), arena)
+        best = self._timed(lib.caq_run_step, arena, repeat, rounds)
+        p.arenas.append(arena)
+        return best
+
+    def time_unpacking(self, repeat: int, rounds: int) -> list[float]:
+        """Of each step's seconds, those that a lean plan unpacks its weights in; zeros where the plan holds panels."""
+        p = self._program
+        if not p.lean:
+            return [0.0] * len(p.order)
+        arena = p.borrow_arena()
+        best = self._timed(lib.caq_unpack_step, arena, repeat, rounds)
+        p.arenas.append(arena)
+        return best
+
+    def _timed(self, call: Any, arena: Any, repeat: int, rounds: int) -> list[float]:
+        p = self._program
         best = [math.inf] * len(p.order)
         for _ in range(rounds):
             for step in range(len(p.order)):
                 start = time.perf_counter()
-                lib.caq_run_step(p.isa, p._program, self._layers, step, repeat, arena)
+                call(p.isa, p._program, self._layers, step, repeat, arena)
                 best[step] = min(best[step], (time.perf_counter() - start) / repeat)
-        p.arenas.append(arena)
         return best
 
 

@@ -135,7 +135,8 @@ static void body_conv(const caq_conv_task *t, int64_t first, int64_t last) {
         }
 }
 
-static int64_t body_panel_bytes(const caq_conv *c) {
+static int64_t body_panel_bytes(const caq_conv *c, int width) {
+    (void)width;
     if (caq_is_depthwise(c)) return (int64_t)c->window.kernel_h * c->window.kernel_w * c->out_channels;
     const caq_runs r = caq_runs_of(c);
     return (int64_t)c->groups * caq_padded(&SELF, c->out_channels / c->groups) * r.rows * r.columns * r.quads * 4;

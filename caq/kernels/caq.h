@@ -113,8 +113,9 @@ int caq_isa_count(void);
 const char *caq_isa_name(int isa);
 int caq_isa_runs(int isa); /* 1 if compiled in and this CPU has it, 0 if not compiled in, -1 if the CPU lacks it */
 
-/* The most bytes of a layer's panel at any width, of its prepared requantization, and of the scratch that unpacking it needs. */
-int64_t caq_panel_bytes(int isa, const caq_conv *conv);
+/* Bytes of a layer's panel of weights of `width` bits (the most at 8), of its prepared requantization, and of the scratch
+ * that unpacking it needs. */
+int64_t caq_panel_bytes(int isa, const caq_conv *conv, int width);
 int64_t caq_requantize_bytes(int isa, const caq_conv *conv);
 int64_t caq_unpack_bytes(const caq_conv *conv);
 
@@ -148,6 +149,10 @@ int64_t caq_run(int isa, const caq_program *program, const caq_layer *layers, co
 /* Runs one step of a sample that is already in the arena, `repeat` times: what a profiler times. */
 void caq_run_step(int isa, const caq_program *program, const caq_layer *layers, int32_t step, int64_t repeat,
                   uint8_t *arena);
+
+/* Only the unpacking of a step's weights into the arena of a program without panels; nothing, of a step that has none. */
+void caq_unpack_step(int isa, const caq_program *program, const caq_layer *layers, int32_t step, int64_t repeat,
+                     uint8_t *arena);
 
 /* Index of the largest of `count` outputs; the first of equals. */
 int64_t caq_argmax(const int16_t *y, int64_t count);

@@ -34,7 +34,7 @@ typedef struct {
     void (*conv)(const caq_conv_task *task, int64_t first, int64_t last); /* pixels [first, last) */
     void (*depthwise)(const caq_conv_task *task, int32_t first, int32_t last); /* rows [first, last) */
     void (*unpack)(const uint8_t *planes, int64_t plane_stride, int width, int64_t count, int8_t *m);
-    int64_t (*panel_bytes)(const caq_conv *conv);
+    int64_t (*panel_bytes)(const caq_conv *conv, int width);
     void (*panel)(const caq_conv *conv, int width, const int8_t *m, int8_t *panel);
     int64_t (*requantize_bytes)(const caq_conv *conv);
     void (*requantize)(const caq_conv *conv, const int32_t *five, const int32_t *sums, int32_t zero, void *out);

@@ -588,14 +588,14 @@ CAQ_INLINE int tap_at(const caq_window *w, int q, int k) {
     return 4 * q + k < w->kernel_h * w->kernel_w ? 4 * q + k : -1;
 }
 
-static int64_t panel_bytes(const caq_conv *c) {
+static int64_t panel_bytes(const caq_conv *c, int width) {
     if (caq_is_depthwise(c)) return blocks_of(c) * tap_quads(&c->window) * 256;
     const caq_runs r = caq_runs_of(c);
-    const int per_group = c->out_channels / c->groups;
+    const int per_group = c->out_channels / c->groups, bits = packed_bits(c, width);
     int64_t bytes = 0;
     for (int n = 0, nr; n < per_group; n += nr) {
         nr = caq_block(&SELF, per_group - n);
-        bytes += block_bytes(&r, nr, 0);
+        bytes += block_bytes(&r, nr, bits);
     }
     return bytes * c->groups;
 }
@@ -622,18 +622,34 @@ static void conv_panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
         }
 }
 
-/* Fields of 4 bytes at once: m = 2 q + 1, so q is m >> 1. */
-static void packed_panel(const caq_conv *c, int bits, const int8_t *m, int8_t *panel) {
+/* Multiplicands m = 2 q + 1 of one channel, as many of 64 as the mask says, to words of fields, `step` bytes apart. */
+CAQ_INLINE void pack_fields(const int8_t *m, __mmask64 mask, const int bits, int words, int8_t *to, int64_t step) {
+    const int fields = 8 / bits;
+    const __m512i shifted = _mm512_srli_epi16(_mm512_maskz_loadu_epi8(mask, m), 1);
+    const __m512i q = _mm512_and_si512(shifted, _mm512_set1_epi8((char)((1 << bits) - 1)));
+    /* q + h has q's sign bit turned over. */
+    const __mmask16 others = bits == 2 ? 0x7777 : 0x5555;
+    const __m512i u = _mm512_mask_xor_epi32(q, others, q, _mm512_set1_epi8((char)(1 << (bits - 1))));
+    const __m512i by = bits == 2 ? _mm512_set4_epi32(6, 4, 2, 0) : _mm512_set4_epi32(4, 0, 4, 0);
+    __m512i v = _mm512_sllv_epi32(_mm512_maskz_mov_epi8(mask, u), by);
+    v = _mm512_or_si512(v, _mm512_srli_epi64(v, 32));
+    if (fields == 4) v = _mm512_or_si512(v, _mm512_shuffle_epi32(v, _MM_PERM_BADC));
+    int32_t packed[16];
+    _mm512_storeu_si512(packed, v);
+    for (int i = 0; i < words; i++) memcpy(to + i * step, &packed[fields * i], 4);
+}
+
+CAQ_INLINE void packed_panel(const caq_conv *c, const int bits, const int8_t *m, int8_t *panel) {
     const caq_runs r = caq_runs_of(c);
-    const int fields = 8 / bits, h = 1 << (bits - 1);
+    const int fields = 8 / bits, words = (r.quads + fields - 1) / fields;
     for (int n = 0, nr; n < c->out_channels; n += nr) {
         nr = caq_block(&SELF, c->out_channels - n);
-        memset(panel, 0, (size_t)block_bytes(&r, nr, bits));
+        if (c->out_channels - n < nr) memset(panel, 0, (size_t)block_bytes(&r, nr, bits));
         for (int i = 0; i < nr && n + i < c->out_channels; i++, m += r.length)
-            for (int k = 0; k < r.length; k++) {
-                const int q = k / 4, f = q % fields, code = (m[k] >> 1) + (f + 1 < fields ? h : 0);
-                int8_t *to = panel + (int64_t)(q / fields) * 4 * nr + 4 * i + k % 4;
-                *to = (int8_t)(*to | (uint8_t)((unsigned)code << bits * f));
+            for (int w = 0, k = 0; w < words; w += 16 / fields, k += 64) {
+                const int left = words - w < 16 / fields ? words - w : 16 / fields;
+                const __mmask64 mask = r.length - k >= 64 ? ~0ull : ~0ull >> (64 - (r.length - k));
+                pack_fields(m + k, mask, bits, left, panel + (int64_t)w * 4 * nr + 4 * i, 4 * nr);
             }
         panel += block_bytes(&r, nr, bits);
     }
@@ -641,8 +657,12 @@ static void packed_panel(const caq_conv *c, int bits, const int8_t *m, int8_t *p
 
 static void panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
     const int bits = packed_bits(c, width);
-    if (bits) {
-        packed_panel(c, bits, m, panel);
+    if (bits == 2) {
+        packed_panel(c, 2, m, panel);
+        return;
+    }
+    if (bits == 4) {
+        packed_panel(c, 4, m, panel);
         return;
     }
     if (!caq_is_depthwise(c)) {

@@ -34,7 +34,7 @@ const char *caq_isa_name(int isa) { return NAMES[isa]; }
 
 int caq_isa_runs(int isa) { return !ISAS[isa] ? 0 : ISAS[isa]->runs() ? 1 : -1; }
 
-int64_t caq_panel_bytes(int isa, const caq_conv *c) { return ISAS[isa]->panel_bytes(c); }
+int64_t caq_panel_bytes(int isa, const caq_conv *c, int width) { return ISAS[isa]->panel_bytes(c, width); }
 
 int64_t caq_requantize_bytes(int isa, const caq_conv *c) { return ISAS[isa]->requantize_bytes(c); }
 
@@ -131,7 +131,7 @@ static int narrowing(const caq_step *s, const caq_choice *choice, uint8_t *table
 
 /* Scratch: multiplicands, then 5 rows of fixed point, then the sums; without panels also one panel. */
 static int64_t scratch_bytes(int isa, const caq_conv *c) {
-    const int64_t fixed = 6 * (int64_t)sizeof(int32_t) * c->out_channels, panel = caq_panel_bytes(isa, c);
+    const int64_t fixed = 6 * (int64_t)sizeof(int32_t) * c->out_channels, panel = caq_panel_bytes(isa, c, 8);
     return caq_unpack_bytes(c) + (fixed > panel ? fixed : panel);
 }
 

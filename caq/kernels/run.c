@@ -41,6 +41,14 @@ static int encode(const caq_isa *isa, const caq_program *p, const uint8_t *x, ui
     return bad;
 }
 
+/* The panel of a layer that has none, in the arena's scratch. */
+CAQ_INLINE const int8_t *unpack_panel(int id, const caq_program *p, const caq_step *s, int32_t width, uint8_t *arena) {
+    int8_t *m = (int8_t *)(arena + p->scratch), *panel = m + caq_unpack_bytes(&s->conv);
+    caq_unpack(id, &s->conv, p->planes + s->first_plane_byte, p->plane_bytes, width, m);
+    caq_panel(id, &s->conv, width, m, panel);
+    return panel;
+}
+
 static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq_step *s, const caq_layer *layers,
                      uint8_t *arena) {
     const caq_layer *layer = &layers[s->layer];
@@ -54,13 +62,6 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
             isa->lookup(at(&in, arena, row, -in.left), layer->narrow, at(&narrowed, arena, row, -in.left), in.row);
         in = narrowed;
     }
-    const int8_t *panel = layer->panel;
-    if (!panel) {
-        int8_t *m = (int8_t *)(arena + p->scratch), *unpacked = m + caq_unpack_bytes(c);
-        caq_unpack(id, c, p->planes + s->first_plane_byte, p->plane_bytes, layer->weight_width, m);
-        caq_panel(id, c, layer->weight_width, m, unpacked);
-        panel = unpacked;
-    }
     fill_halo(&s->output, arena);
     caq_conv_task t = {
         .conv = c,
@@ -69,7 +70,7 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         .y = at(&s->output, arena, 0, 0),
         .y_row = s->output.row,
         .y_w = s->output.w,
-        .panel = panel,
+        .panel = layer->panel ? layer->panel : unpack_panel(id, p, s, layer->weight_width, arena),
         .weight_width = layer->weight_width,
         .requantize = layer->requantize,
         .low = s->low,
@@ -239,6 +240,12 @@ int64_t caq_run(int id, const caq_program *p, const caq_layer *layers, const voi
 void caq_run_step(int id, const caq_program *p, const caq_layer *layers, int32_t step, int64_t repeat, uint8_t *arena) {
     const caq_isa *isa = caq_isa_table(id);
     while (repeat-- > 0) run_step(isa, id, p, layers, &p->steps[step], arena);
+}
+
+void caq_unpack_step(int id, const caq_program *p, const caq_layer *layers, int32_t step, int64_t repeat, uint8_t *arena) {
+    const caq_step *s = &p->steps[step];
+    if (s->kind != CAQ_CONV) return;
+    while (repeat-- > 0) unpack_panel(id, p, s, layers[s->layer].weight_width, arena);
 }
 
 int64_t caq_argmax(const int16_t *y, int64_t count) {

@@ -163,7 +163,7 @@ static int64_t prepare(const test_case *t, setting *s, int isa) {
     caq_step *step = &s->step;
     step->panel_at = 64 * (int64_t)(t->seed % 2);
     step->requantize_at = 64 * (int64_t)(t->seed % 3);
-    s->panel_bytes = step->panel_at + caq_panel_bytes(isa, &step->conv);
+    s->panel_bytes = step->panel_at + caq_panel_bytes(isa, &step->conv, t->weight_width);
     s->requantize_bytes = step->requantize_at + caq_requantize_bytes(isa, &step->conv);
     s->scratch_bytes = caq_scratch_bytes(isa, &s->program);
     if (t->lean) s->arena_bytes = s->program.scratch + s->scratch_bytes + SLACK;

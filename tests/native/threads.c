@@ -95,7 +95,7 @@ static void make_program(void) {
                             .scaling_period = PERIOD, .scaling = scaling, .resolution = resolution, .sample_bytes = ITEMS,
                             .gain = gain, .bias = bias, .gain_exponent = gain_exponent, .bias_exponent = bias_exponent,
                             .channels = CHANNELS, .layers = LAYERS, .planes = planes[0], .plane_bytes = WEIGHTS / 8};
-    panel_bytes = caq_panel_bytes(isa, &conv);
+    panel_bytes = caq_panel_bytes(isa, &conv, 8);
     requantize_bytes = caq_requantize_bytes(isa, &conv);
 }
 
