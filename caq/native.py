@@ -23,7 +23,7 @@ from caq.graph import Assignment, Graph, Op, output_bits
 from caq.kernels import _native
 from caq.memory import ALIGNMENT, Buffer, aligned, lower_bound, place
 from caq.model import Model
-from caq.plan import Parameters, adding, layer_fixed_point, naming, narrowing, rescaling
+from caq.plan import Parameters, adding, layer_fixed_point, naming, narrowing, only_readers, rescaling, written
 from caq.quant import TOP_WIDTH, FixedPoint, requantize
 from caq.scaling import check_finite
 
@@ -105,6 +105,7 @@ class Program:
         self._layers = {layer.op: layer for layer in graph.layers}
         self._root = _shared(graph)
         self._tensors = _tensors(graph, self._root)
+        self._direct = {graph.layers[i].op for i in only_readers(graph)}  # convs whose reader says what they write
         self._fused = _fused_adds(graph, self._root, self._tensors)  # conv -> add
         self.order = [i for i in range(len(graph.ops)) if i not in self._fused.values() and self._root[i + 1] == i + 1]
         self.arena_bytes = self._plan_memory()
@@ -216,7 +217,7 @@ class Program:
         self._view(step.output, target)
         step.layer = step.narrow_at = -1
         readers = self._tensors[target].readers
-        narrows = len(readers) == 1 and graph.ops[readers[0]].kind == "conv"
+        narrows = len(readers) == 1 and graph.ops[readers[0]].kind == "conv" and index not in self._direct
         step.narrowed_by = self._layers[readers[0]].index if narrows else -1
         step.low, step.high = op.low, op.high
         window = step.conv.window
@@ -350,11 +351,13 @@ class Tables:
         self.assignment, self.parameter_set = assignment, parameter_set
         self.choices = ffi.new("caq_choice[]", layers)
         index = {w: i for i, w in enumerate(model.graph.widths)}
+        outputs = written(model.graph, model.parameters, assignment)
         for i, pair in enumerate(assignment):
             c = self.choices[i]
             c.weight_width, c.activation_width = pair.weight, pair.activation
             c.set = index[pair.weight] if parameter_set is None else parameter_set
             c.ratio = 1.0 if pair.activation == TOP_WIDTH else float(model.parameters.ratios[i, index[pair.activation]])
+            c.output_ratio, c.low, c.high = outputs[i]
         self.requantize = ffi.from_buffer("uint8_t[]", aligned_empty(program.requantize_bytes))
         self.narrow = ffi.from_buffer("uint8_t[]", np.empty(256 * layers, np.uint8))
         self.filled = False
@@ -474,7 +477,8 @@ def _explain(
         ratio = parameters.ratios[index, graph.widths.index(pair.activation)]
         with naming(f"layer {layer.name!r} at {pair}: input"):
             narrowing(ratio, pair.activation, graph.signed(graph.ops[layer.op].inputs[0]))
-    layer_fixed_point(graph, parameters, layer, pair, parameter_set)
+    output = written(graph, parameters, assignment)[index]
+    layer_fixed_point(graph, parameters, layer, pair, parameter_set, output.ratio)
     raise SchemaError(f"layer {layer.name!r} at {pair}: its parameters cannot be computed with")
 
 

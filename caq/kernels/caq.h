@@ -97,7 +97,9 @@ typedef struct {
 typedef struct {
     int32_t weight_width, activation_width;
     int32_t set;  /* row of the parameters */
-    double ratio; /* step of the layer's input at its activation width over that at 8 bits */
+    double ratio;        /* step of the layer's input at its activation width over that at 8 bits */
+    double output_ratio; /* the same of what it writes: plan.written, as are */
+    int32_t low, high;
 } caq_choice;
 
 /* What an inference needs of one layer. */
@@ -106,6 +108,7 @@ typedef struct {
     const void *requantize;
     const uint8_t *narrow; /* 256 codes, or NULL where the layer reads 8 bits */
     int32_t weight_width;
+    int32_t low, high; /* of what it writes, before a residual is added */
 } caq_layer;
 
 /* Instruction sets: 0 portable, 1 avx2, 2 avx512vnni, 3 neon, 4 neon with dot product. */
@@ -126,10 +129,11 @@ void caq_unpack(int isa, const caq_conv *conv, const uint8_t *planes, int64_t pl
 /* Lays multiplicands of weights of `width` bits out as a panel. */
 void caq_panel(int isa, const caq_conv *conv, int width, const int8_t *m, int8_t *panel);
 
-/* quant.fixed_point for `count` channels: gain and bias are mantissas of 2**exponent, gain is multiplied with `ratio`.
+/* quant.fixed_point for `count` channels: gain and bias are mantissas of 2**exponent, gain is multiplied with `ratio`, and both
+ * are divided by `output_ratio`.
  * `out` is (5, count): bias, pre_shift, multiplier, offset, post_shift. Returns 0, or 1 + the channel that is refused. */
 int64_t caq_fixed_point(const int16_t *gain, int gain_exponent, const int16_t *bias, int bias_exponent, double ratio,
-                        int64_t accumulator_limit, int output_bits, int64_t count, int32_t *out);
+                        double output_ratio, int64_t accumulator_limit, int output_bits, int64_t count, int32_t *out);
 
 /* The five rows of caq_fixed_point as the kernels of `isa` read them; sums: of each channel's multiplicands. */
 void caq_requantize_prepare(int isa, const caq_conv *conv, const int32_t *five, const int32_t *sums, void *out);

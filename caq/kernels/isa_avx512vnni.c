@@ -124,7 +124,7 @@ static void requantize(const caq_conv *c, const int32_t *five, const int32_t *su
 /* What comes after the accumulators, in registers. */
 typedef struct {
     __m512i order, low, high;
-    int is_signed, clamps; /* packing clamps to 8 bits anyway */
+    int is_signed, clamps_low, clamps_high; /* packing clamps to 8 bits anyway */
     const uint8_t *narrow;
 } ending;
 
@@ -147,7 +147,8 @@ CAQ_INLINE ending ending_of(const caq_conv_task *t, int depthwise) {
     e.low = _mm512_set1_epi8((char)(t->low + t->zero));
     e.high = _mm512_set1_epi8((char)(t->high + t->zero));
     e.is_signed = t->zero != 0;
-    e.clamps = t->low + t->zero > 0 || t->high + t->zero < 255;
+    e.clamps_low = t->low + t->zero > 0;
+    e.clamps_high = t->high + t->zero < 255;
     e.narrow = t->narrow;
     return e;
 }
@@ -181,8 +182,10 @@ CAQ_INLINE __m512i requantized(__m512i a, __m512i b, __m512i c, __m512i d, const
     const __m512i first = half(a, b, s, by, 0), second = half(c, d, s, by, 1);
     const __m512i y = e->is_signed ? _mm512_xor_si512(_mm512_packs_epi16(first, second), _mm512_set1_epi8(-128))
                                    : _mm512_packus_epi16(first, second);
-    const __m512i ordered = _mm512_permutexvar_epi8(e->order, y);
-    return e->clamps ? _mm512_min_epu8(_mm512_max_epu8(ordered, e->low), e->high) : ordered;
+    __m512i ordered = _mm512_permutexvar_epi8(e->order, y);
+    if (e->clamps_low) ordered = _mm512_max_epu8(ordered, e->low);
+    if (e->clamps_high) ordered = _mm512_min_epu8(ordered, e->high);
+    return ordered;
 }
 
 typedef struct {

@@ -103,10 +103,10 @@ static int fixed_point(double scale, double bias, int64_t limit, int output_bits
 }
 
 int64_t caq_fixed_point(const int16_t *gain, int gain_exponent, const int16_t *bias, int bias_exponent, double ratio,
-                        int64_t accumulator_limit, int output_bits, int64_t count, int32_t *out) {
+                        double output_ratio, int64_t accumulator_limit, int output_bits, int64_t count, int32_t *out) {
     for (int64_t i = 0; i < count; i++) {
-        const double scale = ldexp(gain[i], gain_exponent) * ratio;
-        if (fixed_point(scale, ldexp(bias[i], bias_exponent), accumulator_limit, output_bits, out + i, count)) return 1 + i;
+        const double scale = ldexp(gain[i], gain_exponent) * ratio / output_ratio;
+        if (fixed_point(scale, ldexp(bias[i], bias_exponent) / output_ratio, accumulator_limit, output_bits, out + i, count)) return 1 + i;
     }
     return 0;
 }
@@ -157,6 +157,8 @@ int64_t caq_prepare(int isa, const caq_program *p, const caq_choice *choices, in
         layer->requantize = requantize + s->requantize_at;
         layer->narrow = choice->activation_width < 8 ? narrow + 256 * s->layer : 0;
         layer->weight_width = choice->weight_width;
+        layer->low = choice->low;
+        layer->high = choice->high;
         int8_t *m = (int8_t *)scratch;
         const int shifted = c->in_zero != ISAS[isa]->x_zero; /* only then do sums of weights matter */
         if (panels || (fill && shifted))
@@ -173,7 +175,7 @@ int64_t caq_prepare(int isa, const caq_program *p, const caq_choice *choices, in
                 for (int64_t j = 0; j < fan_in; j++) sums[k] += m[k * fan_in + j];
         }
         if (caq_fixed_point(p->gain + row, p->gain_exponent[at], p->bias + row, p->bias_exponent[at], choice->ratio,
-                            accumulator_limit(s, choice), c->out_bytes == 2 ? 16 : 8, n, five))
+                            choice->output_ratio, accumulator_limit(s, choice), c->out_bytes == 2 ? 16 : 8, n, five))
             return 1 + s->layer;
         caq_requantize_prepare(isa, c, five, sums, requantize + s->requantize_at);
         if (layer->narrow && narrowing(s, choice, narrow + 256 * s->layer)) return 1 + s->layer;

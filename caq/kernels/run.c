@@ -73,8 +73,8 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         .panel = layer->panel ? layer->panel : unpack_panel(id, p, s, layer->weight_width, arena),
         .weight_width = layer->weight_width,
         .requantize = layer->requantize,
-        .low = s->low,
-        .high = s->high,
+        .low = layer->low,
+        .high = layer->high,
         .zero = s->low < 0 && c->out_bytes == 1 ? 128 : 0,
         .narrow = s->narrowed_by >= 0 ? layers[s->narrowed_by].narrow : 0,
     };

@@ -155,7 +155,8 @@ static void write_parameters(const test_case *t, setting *s) {
     p->bias_exponent = s->exponents[1][0];
     p->layers = LAYERS;
     s->choices[layer] = (caq_choice){t->weight_width, t->activation_width, set,
-                                     t->activation_width == 8 ? 1 : ldexp(t->ratio.mantissa, t->ratio.exponent)};
+                                     t->activation_width == 8 ? 1 : ldexp(t->ratio.mantissa, t->ratio.exponent),
+                                     ldexp(t->output_ratio.mantissa, t->output_ratio.exponent), t->low, t->high};
 }
 
 /* Has the layer prepared, as in an operating point's first selection or a later one. Returns what caq_prepare returns. */
@@ -392,6 +393,7 @@ static void dump(const test_case *t) {
         const int layer[] = {t->groups, t->weight_width, t->activation_width, t->narrows, t->gain_exponent, t->bias_exponent};
         for (size_t i = 0; i < sizeof layer / sizeof *layer; i++) dump_int(layer[i]);
         dump_numbers(&t->ratio, 1);
+        dump_numbers(&t->output_ratio, 1);
         for (int i = 0; i < t->out.c; i++) dump_int(t->gain[i]);
         for (int i = 0; i < t->out.c; i++) dump_int(t->bias[i]);
         for (int64_t i = 0; i < t->weights; i++) dump_int(t->q[i]);

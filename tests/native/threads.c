@@ -135,7 +135,7 @@ int main(int argc, char **argv) {
     int different = 0;
     for (int p = 0; p < POINTS; p++) {
         static const int weight[POINTS] = {2, 3, 4, 5, 6, 8}, activation[POINTS] = {8, 4, 2, 5, 3, 8};
-        choices[p][0] = (caq_choice){weight[p], activation[p], 0, activation[p] == 8 ? 1.0 : 4.0};
+        choices[p][0] = (caq_choice){weight[p], activation[p], 0, activation[p] == 8 ? 1.0 : 4.0, 1.0, -128, 127};
         requantize[p] = room(requantize_bytes);
         narrow[p] = room(256);
         resident[p] = make_plan(p, 1, scratch);
