@@ -4,8 +4,9 @@ What does not depend on an operating point (steps, views, the arena's layout) is
 `NativePlan`: panels of weights, requantization and narrowing tables, which no one writes after it is made.
 
 Fusion: a conv's requantization and clamp are part of it; a residual add whose one term is a conv's output that nobody
-else reads is done by that conv, while the codes are in registers; narrowing to a layer's activation width is done by
-whoever writes the layer's input, if nobody else reads that.
+else reads is done by that conv, while the codes are in registers. Narrowing to a layer's activation width is part of
+the requantization of a conv that writes for that layer alone (plan.written), and else done by whoever writes the
+layer's input, if nobody else reads that.
 """
 
 from __future__ import annotations
