@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench soak wheel clean
 
 $(VENV)/.app: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,13 +27,26 @@ check: $(VENV)/.dev
 test: check
 	$(BIN)/python -m pytest --cov --cov-config=.coveragerc
 
+# What a device gets: a wheel, tested in an environment with nothing else of ours in it.
+WHEEL := build/wheel
+DEVICE_TESTS := context kernels test_artifact.py test_data.py test_engine.py test_governor.py test_graph.py test_hostile.py \
+  test_memory.py test_native.py test_quant.py test_reference.py test_runtime.py test_scaling.py
+
+wheel:
+	rm -rf $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/python -m pip wheel --quiet --no-deps -c constraints.txt -w $(WHEEL) .
+	$(WHEEL)/venv/bin/python -m pip install --quiet -c constraints.txt $(WHEEL)/*-cp310-abi3-*.whl pytest hypothesis
+	cp -r tests setup.cfg $(WHEEL)
+	cd $(WHEEL) && venv/bin/python -m pytest -q $(addprefix tests/,$(DEVICE_TESTS))
+
 bench: $(VENV)/.app
 	$(BIN)/python -m benchmarks
 
 # Compilers and emulators of the other CPUs that the kernels' tests run on; without them those tests are skipped.
 CROSS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user gcc-arm-none-eabi
 
-soak: $(VENV)/.dev
+soak: $(VENV)/.dev wheel
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	  apt-get install -y -qq $(CROSS) || echo "could not install $(CROSS): some tests will be skipped"; \
 	else \

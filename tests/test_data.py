@@ -160,6 +160,7 @@ def test_domain_selects_test_rows():
 
 
 def test_digits():
+    pytest.importorskip("sklearn")
     data = load("digits")
     assert data.x_train.shape == (1437, 8, 8, 1) and data.x_test.shape == (360, 8, 8, 1)
     assert data.x_train.dtype == np.uint8 and data.x_train.max() == 16
@@ -170,6 +171,7 @@ def test_digits():
 
 
 def test_validation_split_is_stratified_and_seeded():
+    pytest.importorskip("sklearn")
     data = load("digits")
     train, validation = data.split_validation(0.2, seed=3)
     assert len(validation) == 287

@@ -117,6 +117,7 @@ def test_constant_channel_is_zero():
 
 
 def test_digits_survive_scaling():
+    pytest.importorskip("sklearn")
     data = load("digits")
     scaling = InputScaling.fit(data.x_train)
     assert scaling.channels == 1
