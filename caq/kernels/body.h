@@ -100,10 +100,10 @@ static void body_conv(const caq_conv_task *t, int64_t first, int64_t last) {
     const int per_group = c->out_channels / c->groups, padded = caq_padded(&SELF, per_group);
     const int64_t block_bytes = (int64_t)r.rows * r.columns * r.quads * 4 * NR;
     const int x_step = c->window.stride_w * c->in_channels;
+    const int8_t *panel = t->panel;
     int32_t buffer[MR * NR];
     for (int g = 0; g < c->groups; g++)
-        for (int n = 0; n < per_group; n += NR) {
-            const int8_t *panel = t->panel + ((int64_t)g * (padded / NR) + n / NR) * block_bytes;
+        for (int n = t->begin; n < t->end; n += NR, panel += block_bytes) {
             const int channels = per_group - n < NR ? per_group - n : NR;
             const int64_t channel = (int64_t)g * per_group + n;
             for (int64_t m = first; m < last; m += MR) {
@@ -134,14 +134,14 @@ static int64_t body_panel_bytes(const caq_conv *c) {
 }
 
 /* Depthwise: taps (kernel_h, kernel_w, channels), as the pixels lie. */
-static void body_panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
+static int8_t *body_panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
     (void)width;
     const caq_runs r = caq_runs_of(c);
     const int taps = r.rows * r.columns, per_group = c->out_channels / c->groups, whole = r.length / 4, rest = r.length % 4;
     if (caq_is_depthwise(c)) {
         for (int channel = 0; channel < c->out_channels; channel++)
             for (int tap = 0; tap < taps; tap++) panel[(int64_t)tap * c->out_channels + channel] = m[channel * taps + tap];
-        return;
+        return panel + (int64_t)taps * c->out_channels;
     }
     for (int g = 0; g < c->groups; g++)
         for (int n = 0; n < per_group; n += NR) {
@@ -159,6 +159,7 @@ static void body_panel(const caq_conv *c, int width, const int8_t *m, int8_t *pa
             }
             panel += bytes;
         }
+    return panel;
 }
 
 static void body_depthwise(const caq_conv_task *t, int32_t first, int32_t last) {

@@ -114,7 +114,7 @@ int caq_isa_count(void);
 const char *caq_isa_name(int isa);
 int caq_isa_runs(int isa); /* 1 if compiled in and this CPU has it, 0 if not compiled in, -1 if the CPU lacks it */
 
-/* The most bytes of a layer's panel at any width, of its prepared requantization, and of the scratch that unpacking it needs. */
+/* The most bytes of a layer's panel at any width, of its prepared requantization, and of its multiplicands. */
 int64_t caq_panel_bytes(int isa, const caq_conv *conv);
 int64_t caq_requantize_bytes(int isa, const caq_conv *conv);
 int64_t caq_unpack_bytes(const caq_conv *conv);
@@ -123,8 +123,8 @@ int64_t caq_unpack_bytes(const caq_conv *conv);
  * caq_unpack_bytes. */
 void caq_unpack(int isa, const caq_conv *conv, const uint8_t *planes, int64_t plane_stride, int width, int8_t *m);
 
-/* Lays multiplicands of weights of `width` bits out as a panel. */
-void caq_panel(int isa, const caq_conv *conv, int width, const int8_t *m, int8_t *panel);
+/* Lays multiplicands of weights of `width` bits out as a panel, and returns its end. */
+int8_t *caq_panel(int isa, const caq_conv *conv, int width, const int8_t *m, int8_t *panel);
 
 /* quant.fixed_point for `count` channels: gain and bias are mantissas of 2**exponent, gain is multiplied with `ratio`.
  * `out` is (5, count): bias, pre_shift, multiplier, offset, post_shift. Returns 0, or 1 + the channel that is refused. */

@@ -463,7 +463,7 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
     adder adds;
     if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
     block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0};
-    const slots *s = t->requantize;
+    const slots *s = (const slots *)t->requantize + t->begin / CAQ_MAX_NR;
     const int bits = packed_bits(c, t->weight_width);
     byte_sums sums;
     if (bits) {
@@ -471,7 +471,7 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
         b.sums = &sums;
     }
     for (int g = 0; g < c->groups; g++)
-        for (int n = 0, nr; n < per_group; n += nr) {
+        for (int n = t->begin, nr; n < t->end; n += nr) {
             nr = caq_block(&SELF, per_group - n);
             const int mr = nr == 16 ? 8 : 6, step = 64 / nr;
             tiler *const tile_of = nr == 64 ? tile_64 : nr == 32 ? tile_32 : tile_16;
@@ -546,7 +546,7 @@ static int64_t panel_bytes(const caq_conv *c) {
     return bytes * c->groups;
 }
 
-static void conv_panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
+static int8_t *conv_panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
     const caq_runs r = caq_runs_of(c);
     const int per_group = c->out_channels / c->groups, whole = r.length / 4, rest = r.length % 4;
     for (int g = 0; g < c->groups; g++)
@@ -566,10 +566,11 @@ static void conv_panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
             }
             panel += block_bytes(&r, nr, 0);
         }
+    return panel;
 }
 
 /* Fields of 4 bytes at once: m = 2 q + 1, so q is m >> 1. */
-static void packed_panel(const caq_conv *c, int bits, const int8_t *m, int8_t *panel) {
+static int8_t *packed_panel(const caq_conv *c, int bits, const int8_t *m, int8_t *panel) {
     const caq_runs r = caq_runs_of(c);
     const int fields = 8 / bits, h = 1 << (bits - 1);
     for (int n = 0, nr; n < c->out_channels; n += nr) {
@@ -583,18 +584,13 @@ static void packed_panel(const caq_conv *c, int bits, const int8_t *m, int8_t *p
             }
         panel += block_bytes(&r, nr, bits);
     }
+    return panel;
 }
 
-static void panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
+static int8_t *panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
     const int bits = packed_bits(c, width);
-    if (bits) {
-        packed_panel(c, bits, m, panel);
-        return;
-    }
-    if (!caq_is_depthwise(c)) {
-        conv_panel(c, m, panel);
-        return;
-    }
+    if (bits) return packed_panel(c, bits, m, panel);
+    if (!caq_is_depthwise(c)) return conv_panel(c, m, panel);
     const int n = c->out_channels, taps = c->window.kernel_h * c->window.kernel_w, pixels = pixels_a_vector(c);
     for (int first = 0; first < n; first += 64)
         for (int q = 0; q < tap_quads(&c->window); q++)
@@ -605,6 +601,7 @@ static void panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) 
                         const int tap = tap_at(&c->window, q, k);
                         *panel = channel < n && tap >= 0 ? m[channel * taps + tap] : 0;
                     }
+    return panel;
 }
 
 /* 64 bytes of whole pixels that lie `step` bytes apart; `channels` is 8, 16, 32, or 64 for any number of them. */

@@ -40,6 +40,16 @@ static int encode(const caq_isa *isa, const caq_program *p, const uint8_t *x, ui
     return bad;
 }
 
+/* The panel of a part of a layer's channels, in scratch. */
+static const int8_t *unpacked(int id, const caq_program *p, const caq_step *s, const caq_layer *layer, const caq_conv *part,
+                              int32_t begin, uint8_t *arena) {
+    int8_t *m = (int8_t *)(arena + p->scratch), *panel = m + caq_unpack_bytes(part);
+    const uint8_t *planes = p->planes + s->first_plane_byte + begin * caq_fan_in(part) / 8;
+    caq_unpack(id, part, planes, p->plane_bytes, layer->weight_width, m);
+    caq_panel(id, part, layer->weight_width, m, panel);
+    return panel;
+}
+
 static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq_step *s, const caq_layer *layers,
                      uint8_t *arena) {
     const caq_layer *layer = &layers[s->layer];
@@ -53,13 +63,6 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
             isa->lookup(at(&in, arena, row, -in.left), layer->narrow, at(&narrowed, arena, row, -in.left), in.row);
         in = narrowed;
     }
-    const int8_t *panel = layer->panel;
-    if (!panel) {
-        int8_t *m = (int8_t *)(arena + p->scratch), *unpacked = m + caq_unpack_bytes(c);
-        caq_unpack(id, c, p->planes + s->first_plane_byte, p->plane_bytes, layer->weight_width, m);
-        caq_panel(id, c, layer->weight_width, m, unpacked);
-        panel = unpacked;
-    }
     fill_halo(&s->output, arena);
     caq_conv_task t = {
         .conv = c,
@@ -68,7 +71,8 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         .y = at(&s->output, arena, 0, 0),
         .y_row = s->output.row,
         .y_w = s->output.w,
-        .panel = panel,
+        .panel = layer->panel,
+        .end = c->out_channels / c->groups,
         .weight_width = layer->weight_width,
         .requantize = layer->requantize,
         .low = s->low,
@@ -83,10 +87,19 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         t.residual_zero = s->inputs[1].zero;
         t.sum_zero = s->output.zero;
     }
-    if (caq_is_depthwise(c))
-        isa->depthwise(&t, 0, s->output.h);
-    else
-        isa->conv(&t, 0, (int64_t)s->output.h * s->output.w);
+    caq_conv part = *c;
+    for (int32_t begin = 0; begin < c->out_channels; begin += part.out_channels) {
+        if (!layer->panel) {
+            part = caq_part(c, begin);
+            t.begin = begin;
+            t.end = (begin + part.out_channels) / c->groups;
+            t.panel = unpacked(id, p, s, layer, &part, begin, arena);
+        }
+        if (caq_is_depthwise(c))
+            isa->depthwise(&t, 0, s->output.h);
+        else
+            isa->conv(&t, 0, (int64_t)s->output.h * s->output.w);
+    }
 }
 
 CAQ_INLINE void narrow_row(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *y, int64_t n) {
