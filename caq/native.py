@@ -35,6 +35,8 @@ ffi, lib = _native.ffi, _native.lib
 _DTYPES = {"uint8": 0, "int16": 1, "float32": 2}
 _ENCODED_AT_ONCE = 256
 _SLACK = 256  # kernels read whole vectors past the end of a tensor
+#: From this size on a block is a mapping of its own: what an allocator is given back, it may keep.
+_OWN_MAPPING = 2**20
 
 # Looked up once: a call should cost little more than its kernels.
 _run, _from_buffer, _empty = lib.caq_run, ffi.from_buffer, np.empty
@@ -91,8 +93,9 @@ class Program:
     lean: plans hold no panels; each inference unpacks every layer into its arena: slower, and the least memory.
     isa: name of an instruction set; by default the best one, or what CAQ_ISA names. arena_bytes: of an arena for one
     inference; peak_bytes and lower_bound_bytes: of its tensors as planned, and the most that are alive at once.
-    panel_bytes: of all layers' panels. Raises SchemaError on parameters that cannot be computed with, ConfigError on an
-    instruction set that does not run here.
+    panel_bytes: of all layers' panels; scratch_bytes: what unpacking needs, at a switch or, if lean, in the arena.
+    Raises SchemaError on parameters that cannot be computed with, ConfigError on an instruction set that does not run
+    here.
     """
 
     def __init__(self, model: Model, *, lean: bool = False, isa: str | None = None) -> None:
@@ -110,11 +113,10 @@ class Program:
         for at, op in enumerate(self.order):
             self._fill(self._steps[at], op)
         self._program = self._make_program()
-        scratch = int(lib.caq_scratch_bytes(self.isa, self._program))
+        self.scratch_bytes = int(lib.caq_scratch_bytes(self.isa, self._program))
         self._program.scratch = aligned(self.arena_bytes)
         if lean:
-            self.arena_bytes = self._program.scratch + scratch + _SLACK
-        self._scratch = np.empty(scratch, np.uint8)
+            self.arena_bytes = self._program.scratch + self.scratch_bytes + _SLACK
         self._arenas: list[Any] = []
         self._dtype, self._shape = np.dtype(model.scaling.dtype), model.sample_shape
         self.outputs = math.prod(graph.shapes[-1])
@@ -338,10 +340,12 @@ class NativePlan:
     """An assignment's panels and tables, ready to run; immutable, and shared by threads.
 
     One thread at a time may make plans of a program. weight_bytes: what the panels take. Raises SchemaError, naming the
-    layer, on parameters that cannot be computed with.
+    layer, on parameters that cannot be computed with. It and every inference without panels raise IntegrityError if the
+    bit planes lie in a mapped file that was changed.
     """
 
     def __init__(self, program: Program, tables: Tables) -> None:
+        program.model.check_file()
         self._program, self._tables = program, tables
         self.weight_bytes = 0 if program.lean else program.panel_bytes
         self._panels = ffi.from_buffer("int8_t[]", aligned_empty(self.weight_bytes))
@@ -354,7 +358,7 @@ class NativePlan:
             tables.requantize,
             tables.narrow,
             not tables.filled,
-            ffi.from_buffer("uint8_t[]", program._scratch),
+            ffi.from_buffer("uint8_t[]", aligned_empty(program.scratch_bytes)),
             self._layers,
         )
         if refused:
@@ -376,6 +380,8 @@ class NativePlan:
             source = _from_buffer(x)
         except (ValueError, BufferError):  # not contiguous
             return None
+        if p.lean:
+            p.model.check_file()
         y = _empty(p.outputs, _INT16)
         arena = p.borrow_arena()
         bad = _run(p.isa, p._program, self._layers, source, 1, _from_buffer(_INT16_ARRAY, y), arena)
@@ -389,6 +395,8 @@ class NativePlan:
         """
         p = self._program
         p.model.scaling.check(x)
+        if p.lean:
+            p.model.check_file()
         x = np.ascontiguousarray(x)
         y = np.empty((len(x), p.outputs), np.int16)
         arena = p.borrow_arena()
@@ -436,7 +444,11 @@ def _explain(
 
 
 def aligned_empty(size: int) -> NDArray[np.uint8]:
-    """Uninitialized bytes that begin at a cache line."""
+    """Uninitialized bytes that begin at a cache line. Raises MemoryError."""
+    if size >= _OWN_MAPPING:
+        from caq.pages import block  # small models do without
+
+        return block(size)
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size]
