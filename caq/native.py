@@ -93,9 +93,8 @@ class Program:
     lean: plans hold no panels; each inference unpacks every layer into its arena: slower, and the least memory.
     isa: name of an instruction set; by default the best one, or what CAQ_ISA names. arena_bytes: of an arena for one
     inference; peak_bytes and lower_bound_bytes: of its tensors as planned, and the most that are alive at once.
-    panel_bytes: of all layers' panels; scratch_bytes: what unpacking needs, at a switch or, if lean, in the arena.
-    Raises SchemaError on parameters that cannot be computed with, ConfigError on an instruction set that does not run
-    here.
+    panel_bytes: of all layers' panels. Raises SchemaError on parameters that cannot be computed with, ConfigError on an
+    instruction set that does not run here.
     """
 
     def __init__(self, model: Model, *, lean: bool = False, isa: str | None = None) -> None:
@@ -113,10 +112,11 @@ class Program:
         for at, op in enumerate(self.order):
             self._fill(self._steps[at], op)
         self._program = self._make_program()
-        self.scratch_bytes = int(lib.caq_scratch_bytes(self.isa, self._program))
+        scratch = int(lib.caq_scratch_bytes(self.isa, self._program))
         self._program.scratch = aligned(self.arena_bytes)
         if lean:
-            self.arena_bytes = self._program.scratch + self.scratch_bytes + _SLACK
+            self.arena_bytes = self._program.scratch + scratch + _SLACK
+        self._scratch = ffi.from_buffer("uint8_t[]", np.empty(0 if lean else scratch, np.uint8))
         self._arenas: list[Any] = []
         self._dtype, self._shape = np.dtype(model.scaling.dtype), model.sample_shape
         self.outputs = math.prod(graph.shapes[-1])
@@ -350,6 +350,7 @@ class NativePlan:
         self.weight_bytes = 0 if program.lean else program.panel_bytes
         self._panels = ffi.from_buffer("int8_t[]", aligned_empty(self.weight_bytes))
         self._layers = ffi.new("caq_layer[]", len(tables.assignment))
+        arena = program.borrow_arena() if program.lean else None
         refused = lib.caq_prepare(
             program.isa,
             program.pointer,
@@ -358,9 +359,11 @@ class NativePlan:
             tables.requantize,
             tables.narrow,
             not tables.filled,
-            ffi.from_buffer("uint8_t[]", aligned_empty(program.scratch_bytes)),
+            program._scratch if arena is None else arena + program.pointer.scratch,
             self._layers,
         )
+        if arena is not None:
+            program.return_arena(arena)
         if refused:
             model = program.model
             _explain(model.graph, model.parameters, tables.assignment, tables.parameter_set, refused - 1)
