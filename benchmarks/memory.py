@@ -113,7 +113,7 @@ def measure(path: str, mode: str, point: str) -> dict[str, Any]:
         "peak": status("VmHWM"),
         "us": statistics.median(times) * 1e6,
     }
-    program.return_arena(arena)
+    program.arenas.append(arena)
     engine.trim()
     start = time.perf_counter()
     engine.select(f"w{WIDTHS[-1]}a{WIDTHS[-1]}")

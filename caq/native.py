@@ -4,8 +4,9 @@ What does not depend on an operating point (steps, views, the arena's layout) is
 `NativePlan`: panels of weights, requantization and narrowing tables, which no one writes after it is made.
 
 Fusion: a conv's requantization and clamp are part of it; a residual add whose one term is a conv's output that nobody
-else reads is done by that conv, while the codes are in registers; narrowing to a layer's activation width is done by
-whoever writes the layer's input, if nobody else reads that.
+else reads is done by that conv, while the codes are in registers. Narrowing to a layer's activation width is part of
+the requantization of a conv that writes for that layer alone (plan.written), and else done by whoever writes the
+layer's input, if nobody else reads that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from caq.graph import Assignment, Graph, Op, output_bits
 from caq.kernels import _native
 from caq.memory import ALIGNMENT, Buffer, aligned, lower_bound, place
 from caq.model import Model
-from caq.plan import Parameters, adding, layer_fixed_point, naming, narrowing, rescaling
+from caq.plan import Parameters, adding, layer_fixed_point, naming, narrowing, only_readers, rescaling, written
 from caq.quant import TOP_WIDTH, FixedPoint, requantize
 from caq.scaling import check_finite
 
@@ -33,19 +34,22 @@ if TYPE_CHECKING:
 ffi, lib = _native.ffi, _native.lib
 
 _DTYPES = {"uint8": 0, "int16": 1, "float32": 2}
-_ENCODED_AT_ONCE = 256
+_VECTOR, _LONGEST_PERIOD = 64, 4096  # items that are encoded at once; items that scaling repeats after, at most
+_OUTPUTS_AT_ONCE = 2**16  # bytes
 _SLACK = 256  # kernels read whole vectors past the end of a tensor
 #: From this size on a block is a mapping of its own: what an allocator is given back, it may keep.
 _OWN_MAPPING = 2**20
 
-# Looked up once: a call should cost little more than its kernels.
-_run, _from_buffer, _empty = lib.caq_run, ffi.from_buffer, np.empty
-_INT16, _INT16_ARRAY = np.dtype(np.int16), ffi.typeof("int16_t[]")
+#: Why an instruction set does not run.
+NOT_BUILT, CPU_LACKS = "not built for this machine", "this CPU does not have it"
+
+_ndarray, _run, _from_buffer = np.ndarray, lib.caq_run, ffi.from_buffer
+_INT16_ARRAY = ffi.typeof("int16_t[]")
 
 
 def isa_names() -> dict[str, str]:
     """Each instruction set, and "" if it runs here, or why it does not."""
-    reasons = {1: "", 0: "not built for this machine", -1: "this CPU does not have it"}
+    reasons = {1: "", 0: NOT_BUILT, -1: CPU_LACKS}
     return {ffi.string(lib.caq_isa_name(i)).decode(): reasons[lib.caq_isa_runs(i)] for i in range(lib.caq_isa_count())}
 
 
@@ -104,6 +108,7 @@ class Program:
         self._layers = {layer.op: layer for layer in graph.layers}
         self._root = _shared(graph)
         self._tensors = _tensors(graph, self._root)
+        self._direct = {graph.layers[i].op for i in only_readers(graph)}  # convs whose reader says what they write
         self._fused = _fused_adds(graph, self._root, self._tensors)  # conv -> add
         self.order = [i for i in range(len(graph.ops)) if i not in self._fused.values() and self._root[i + 1] == i + 1]
         self.arena_bytes = self._plan_memory()
@@ -117,8 +122,8 @@ class Program:
         if lean:
             self.arena_bytes = self._program.scratch + scratch + _SLACK
         self._scratch = ffi.from_buffer("uint8_t[]", np.empty(0 if lean else scratch, np.uint8))
-        self._arenas: list[Any] = []
-        self._dtype, self._shape = np.dtype(model.scaling.dtype), model.sample_shape
+        self.arenas: list[Any] = []  # that no inference uses
+        self.spare_outputs: list[tuple[NDArray[np.int16], Any]] = []
         self.outputs = math.prod(graph.shapes[-1])
 
     @property
@@ -127,11 +132,19 @@ class Program:
         return self._program
 
     def name_of(self, step: int) -> str:
-        """Kind and name of a step, with what is fused into it."""
-        op = self.model.graph.ops[self.order[step]]
-        added = self._fused.get(self.order[step])
-        name = f"{op.kind} {op.name}".strip()
-        return name if added is None else f"{name} + {self.model.graph.ops[added].name or 'add'}"
+        """Name of a step, with that of the add that is fused into it."""
+        ops, op = self.model.graph.ops, self.order[step]
+        return " + ".join(ops[i].name or ops[i].kind for i in (op, self._fused.get(op)) if i is not None)
+
+    def panel_bytes_of(self, step: int, width: int) -> int:
+        """Bytes of weights that a step's kernel reads when they have `width` bits; 0 for a step without weights."""
+        s = self._steps[step]
+        return int(lib.caq_panel_bytes(self.isa, ffi.addressof(s.conv), width)) if s.kind == lib.CAQ_CONV else 0
+
+    def tensor_bytes_of(self, step: int) -> int:
+        """Bytes of the tensors that a step reads and of the one that it writes, halos included."""
+        s = self._steps[step]
+        return sum((v.h + v.top + v.bottom) * v.row for v in (*s.inputs[0 : s.input_count], s.output))
 
     def _target(self, op: int) -> int:
         """The tensor that an op's step writes."""
@@ -207,7 +220,7 @@ class Program:
         self._view(step.output, target)
         step.layer = step.narrow_at = -1
         readers = self._tensors[target].readers
-        narrows = len(readers) == 1 and graph.ops[readers[0]].kind == "conv"
+        narrows = len(readers) == 1 and graph.ops[readers[0]].kind == "conv" and index not in self._direct
         step.narrowed_by = self._layers[readers[0]].index if narrows else -1
         step.low, step.high = op.low, op.high
         window = step.conv.window
@@ -245,7 +258,7 @@ class Program:
         step.panel_at, step.requantize_at = self.panel_bytes, self.requantize_bytes
         conv.one_pixel = graph.shapes[index + 1][:2] == (1, 1)
         pointer = ffi.addressof(conv)
-        self.panel_bytes = aligned(self.panel_bytes + lib.caq_panel_bytes(self.isa, pointer))
+        self.panel_bytes = aligned(self.panel_bytes + lib.caq_panel_bytes(self.isa, pointer, TOP_WIDTH))
         self.requantize_bytes = aligned(self.requantize_bytes + lib.caq_requantize_bytes(self.isa, pointer))
         if index in self._fused:
             added = self._fused[index]
@@ -273,13 +286,15 @@ class Program:
         program.steps, program.step_count = self._steps, len(self.order)
         self._view(program.input, 0)
         self._view(program.output, len(model.graph.ops))
-        program.dtype, program.scaling_channels = _DTYPES[s.dtype], s.channels
+        program.dtype = _DTYPES[s.dtype]
         # The channels' integers over and over, so that the kernels read them as they read the samples.
-        times = -(-_ENCODED_AT_ONCE // s.channels)
-        program.scaling_period = times * s.channels
-        rows = [np.tile(row.astype(np.int32), times + 1) for row in (s.multiplier, s.offset, s.shift)]
+        period = math.lcm(s.channels, _VECTOR)
+        if period > _LONGEST_PERIOD:
+            period = s.channels
+        program.scaling_period = period
+        rows = [np.tile(row.astype(np.int32), period // s.channels) for row in (s.multiplier, s.offset, s.shift)]
         program.scaling = self._array("int32_t[]", np.concatenate(rows))
-        program.resolution = self._array("float[]", np.tile(s.resolution, times + 1))
+        program.resolution = self._array("float[]", np.tile(s.resolution, period // s.channels))
         program.sample_bytes = int(np.prod(model.sample_shape)) * np.dtype(s.dtype).itemsize
         program.gain, program.bias = self._array("int16_t[]", p.gain), self._array("int16_t[]", p.bias)
         program.gain_exponent = self._array("int8_t[]", p.gain_exponent)
@@ -299,20 +314,33 @@ class Program:
         self._keep.append(pointer)
         return pointer
 
-    def borrow_arena(self) -> Any:
-        """Memory for one inference, to be given back to `arenas`."""
-        try:
-            return self._arenas.pop()
-        except IndexError:
-            return ffi.from_buffer("uint8_t[]", aligned_empty(self.arena_bytes))
+    def make_arena(self) -> Any:
+        """Memory for one inference."""
+        return ffi.from_buffer("uint8_t[]", aligned_empty(self.arena_bytes))
 
-    def return_arena(self, arena: Any) -> None:
-        """Keeps the memory for the next inference."""
-        self._arenas.append(arena)
+    def borrow_arena(self) -> Any:
+        """Memory for one inference, to be appended to `arenas` after it."""
+        try:
+            return self.arenas.pop()
+        except IndexError:
+            return self.make_arena()
+
+    def make_outputs(self) -> tuple[NDArray[np.int16], Any]:
+        """An array for the outputs of one sample, and a pointer to it.
+
+        Arrays are made several at once, as rows of one, since making one takes as long as a small layer.
+        """
+        rows = max(1, min(64, _OUTPUTS_AT_ONCE // (2 * self.outputs)))
+        y = np.empty((rows, self.outputs), np.int16)
+        start = ffi.from_buffer("int16_t[]", y)
+        first, *rest = ((row, start + i * self.outputs) for i, row in enumerate(y))
+        self.spare_outputs.extend(rest)
+        return first
 
     def trim(self) -> None:
-        """Frees the arenas that no inference uses."""
-        self._arenas.clear()
+        """Frees the arenas that no inference uses, and arrays for outputs to come."""
+        self.arenas.clear()
+        self.spare_outputs.clear()
 
 
 class Tables:
@@ -326,11 +354,13 @@ class Tables:
         self.assignment, self.parameter_set = assignment, parameter_set
         self.choices = ffi.new("caq_choice[]", layers)
         index = {w: i for i, w in enumerate(model.graph.widths)}
+        outputs = written(model.graph, model.parameters, assignment)
         for i, pair in enumerate(assignment):
             c = self.choices[i]
             c.weight_width, c.activation_width = pair.weight, pair.activation
             c.set = index[pair.weight] if parameter_set is None else parameter_set
             c.ratio = 1.0 if pair.activation == TOP_WIDTH else float(model.parameters.ratios[i, index[pair.activation]])
+            c.output_ratio, c.low, c.high = outputs[i]
         self.requantize = ffi.from_buffer("uint8_t[]", aligned_empty(program.requantize_bytes))
         self.narrow = ffi.from_buffer("uint8_t[]", np.empty(256 * layers, np.uint8))
         self.filled = False
@@ -363,11 +393,15 @@ class NativePlan:
             self._layers,
         )
         if arena is not None:
-            program.return_arena(arena)
+            program.arenas.append(arena)
         if refused:
             model = program.model
             _explain(model.graph, model.parameters, tables.assignment, tables.parameter_set, refused - 1)
         tables.filled = True
+        # Looked up once: a call should cost little more than its kernels.
+        self._isa, self._steps, self._reads_planes = program.isa, program.pointer, program.lean
+        self._arenas, self._outputs = program.arenas, program.spare_outputs
+        self._dtype, self._shape = np.dtype(program.model.scaling.dtype), program.model.sample_shape
 
     @property
     def assignment(self) -> Assignment:
@@ -376,19 +410,24 @@ class NativePlan:
 
     def run_sample(self, x: NDArray[np.generic]) -> NDArray[np.int16] | None:
         """Output codes (outputs,) of one sample; None if `x` is anything but a good one, which `run` has words for."""
-        p = self._program
-        if x.__class__ is not np.ndarray or x.dtype != p._dtype or x.shape != p._shape:
+        if x.__class__ is not _ndarray or x.dtype != self._dtype or x.shape != self._shape:
             return None
         try:
             source = _from_buffer(x)
         except (ValueError, BufferError):  # not contiguous
             return None
-        if p.lean:
-            p.model.check_file()
-        y = _empty(p.outputs, _INT16)
-        arena = p.borrow_arena()
-        bad = _run(p.isa, p._program, self._layers, source, 1, _from_buffer(_INT16_ARRAY, y), arena)
-        p._arenas.append(arena)
+        if self._reads_planes:
+            self._program.model.check_file()
+        try:
+            y, target = self._outputs.pop()
+        except IndexError:
+            y, target = self._program.make_outputs()
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = self._program.make_arena()
+        bad = _run(self._isa, self._steps, self._layers, source, 1, target, arena)
+        self._arenas.append(arena)
         return None if bad else y
 
     def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
@@ -404,7 +443,7 @@ class NativePlan:
         y = np.empty((len(x), p.outputs), np.int16)
         arena = p.borrow_arena()
         bad = _run(p.isa, p._program, self._layers, _from_buffer(x), len(x), _from_buffer(_INT16_ARRAY, y), arena)
-        p.return_arena(arena)
+        p.arenas.append(arena)
         if bad:
             check_finite(x, "samples")
         return y
@@ -414,22 +453,30 @@ class NativePlan:
         p = self._program
         arena = p.borrow_arena()
         y = np.empty(p.outputs, np.int16)
-        _run(
-            p.isa,
-            p._program,
-            self._layers,
-            _from_buffer(np.ascontiguousarray(x)),
-            1,
-            _from_buffer(_INT16_ARRAY, y),
-            arena,
-        )
+        x = np.ascontiguousarray(x)
+        _run(p.isa, p._program, self._layers, _from_buffer(x), 1, _from_buffer(_INT16_ARRAY, y), arena)
+        best = self._timed(lib.caq_run_step, arena, repeat, rounds)
+        p.arenas.append(arena)
+        return best
+
+    def time_unpacking(self, repeat: int, rounds: int) -> list[float]:
+        """Of each step's seconds, those that a lean plan unpacks its weights in; zeros where the plan holds panels."""
+        p = self._program
+        if not p.lean:
+            return [0.0] * len(p.order)
+        arena = p.borrow_arena()
+        best = self._timed(lib.caq_unpack_step, arena, repeat, rounds)
+        p.arenas.append(arena)
+        return best
+
+    def _timed(self, call: Any, arena: Any, repeat: int, rounds: int) -> list[float]:
+        p = self._program
         best = [math.inf] * len(p.order)
         for _ in range(rounds):
             for step in range(len(p.order)):
                 start = time.perf_counter()
-                lib.caq_run_step(p.isa, p._program, self._layers, step, repeat, arena)
+                call(p.isa, p._program, self._layers, step, repeat, arena)
                 best[step] = min(best[step], (time.perf_counter() - start) / repeat)
-        p.return_arena(arena)
         return best
 
 
@@ -442,7 +489,8 @@ def _explain(
         ratio = parameters.ratios[index, graph.widths.index(pair.activation)]
         with naming(f"layer {layer.name!r} at {pair}: input"):
             narrowing(ratio, pair.activation, graph.signed(graph.ops[layer.op].inputs[0]))
-    layer_fixed_point(graph, parameters, layer, pair, parameter_set)
+    output = written(graph, parameters, assignment)[index]
+    layer_fixed_point(graph, parameters, layer, pair, parameter_set, output.ratio)
     raise SchemaError(f"layer {layer.name!r} at {pair}: its parameters cannot be computed with")
 
 

@@ -22,6 +22,7 @@ from caq.quant import (
     fixed_point,
     multiplicands,
     plane_bytes,
+    requantize,
     unpack,
 )
 
@@ -90,13 +91,16 @@ class Parameters:
 class Step(NamedTuple):
     """One operation, ready to run; what its kind does not use is empty.
 
-    narrow: to the layer's own activation width (None at 8 bits), into `narrow_range`. multiplicands: (O, rows, columns,
+    low, high: of a conv's codes. narrow: to the layer's own activation width, into `narrow_range`; None at 8 bits, and
+    where the input was written at that width. multiplicands: (O, rows, columns,
     C / groups) int8. limit: bound on its partial sums with these weights. requantize: per input for concat, else one.
     add: multipliers, offset, shift.
     """
 
     op: Op
     requantize: tuple[FixedPoint, ...] = ()
+    low: int = 0
+    high: int = 0
     narrow: FixedPoint | None = None
     narrow_range: tuple[int, int] = (0, 0)
     multiplicands: NDArray[np.int8] | None = None
@@ -135,16 +139,63 @@ def narrowing(ratio: float, width: int, signed: bool) -> tuple[FixedPoint, tuple
     return fixed_point(scale, np.zeros(1), max(limit[1], -limit[0])), activation_range(width, signed)
 
 
+class Written(NamedTuple):
+    """What a layer writes: codes from `low` to `high` whose step is `ratio` times that of its output's 8-bit codes."""
+
+    ratio: float
+    low: int
+    high: int
+
+
+def only_readers(graph: Graph) -> dict[int, int]:
+    """The layers whose output one other layer reads and nothing else does: index of the writer -> of the reader."""
+    readers: dict[int, list[int]] = {}
+    for i, op in enumerate(graph.ops):
+        for t in op.inputs:
+            readers.setdefault(t, []).append(i)
+    by_op = {layer.op: layer.index for layer in graph.layers}
+    alone = {layer.index: readers.get(layer.op + 1, []) for layer in graph.layers}
+    return {i: by_op[ops[0]] for i, ops in alone.items() if len(ops) == 1 and ops[0] in by_op}
+
+
+def written(graph: Graph, parameters: Parameters, assignment: Assignment) -> list[Written]:
+    """What each layer writes at `assignment`.
+
+    Where one layer alone reads it, that one's activation width at once: rounding twice, to 8 bits and then to fewer,
+    would lose more and take longer. Raises SchemaError.
+    """
+    outputs = [Written(1.0, graph.ops[layer.op].low, graph.ops[layer.op].high) for layer in graph.layers]
+    for writer, reader in only_readers(graph).items():
+        width, (_, *limits) = assignment[reader].activation, outputs[writer]
+        if width == TOP_WIDTH:
+            continue
+        ratio = float(parameters.ratios[reader, graph.widths.index(width)])
+        with naming(f"layer {graph.layers[reader].name!r} at {assignment[reader]}: input"):
+            fixed, bounds = narrowing(ratio, width, graph.signed(graph.layers[writer].op + 1))
+        low, high = requantize(np.array(limits, np.int32)[:, None], fixed, *bounds)[:, 0].tolist()
+        outputs[writer] = Written(ratio, low, high)
+    return outputs
+
+
 def layer_fixed_point(
-    graph: Graph, parameters: Parameters, layer: Layer, widths: LayerWidths, index: int | None = None
+    graph: Graph,
+    parameters: Parameters,
+    layer: Layer,
+    widths: LayerWidths,
+    index: int | None = None,
+    output_ratio: float = 1.0,
 ) -> FixedPoint:
-    """A layer's requantization at `widths`, from parameter set `index` (None: the set of its weight width)."""
+    """A layer's requantization at `widths`, from parameter set `index` (None: the set of its weight width).
+
+    output_ratio: of what it writes (`Written`).
+    """
     row = graph.widths.index(widths.weight) if index is None else index
     span = slice(layer.first_channel, layer.first_channel + layer.channels)
     gain = np.ldexp(parameters.gain[row, span].astype(np.float64), int(parameters.gain_exponent[row, layer.index]))
     bias = np.ldexp(parameters.bias[row, span].astype(np.float64), int(parameters.bias_exponent[row, layer.index]))
     if widths.activation != TOP_WIDTH:
         gain = gain * np.float64(parameters.ratios[layer.index, graph.widths.index(widths.activation)])
+    gain, bias = gain / output_ratio, bias / output_ratio
     signed = graph.signed(graph.ops[layer.op].inputs[0])
     with naming(f"layer {layer.name!r} at {widths}"):
         return fixed_point(gain, bias, layer.accumulator_limit(widths, signed), output_bits(graph.ops[layer.op]))
@@ -191,11 +242,14 @@ def build_plan(
     if parameter_set is not None and not 0 <= parameter_set < len(parameters.gain):
         raise AssignmentError(f"no parameter set {parameter_set}: there are {len(parameters.gain)}")
     layers = {layer.op: layer for layer in graph.layers}
+    outputs, direct = written(graph, parameters, assignment), set(only_readers(graph).values())
     steps = []
     for i, op in enumerate(graph.ops):
         if op.kind == "conv":
             layer = layers[i]
-            steps.append(_layer_step(graph, parameters, planes, layer, assignment[layer.index], parameter_set))
+            narrows = assignment[layer.index].activation != TOP_WIDTH and layer.index not in direct
+            pair, output = assignment[layer.index], outputs[layer.index]
+            steps.append(_layer_step(graph, parameters, planes, layer, pair, parameter_set, output, narrows))
         elif op.kind == "add":
             steps.append(Step(op, add=adding(op, parameters.steps, i + 1)))
         elif op.kind in ("max_pool", "reshape"):
@@ -225,11 +279,13 @@ def _layer_step(
     layer: Layer,
     widths: LayerWidths,
     parameter_set: int | None,
+    output: Written,
+    narrows: bool,
 ) -> Step:
     op = graph.ops[layer.op]
     signed = graph.signed(op.inputs[0])
     narrow, narrow_range = None, (0, 0)
-    if widths.activation != TOP_WIDTH:
+    if narrows:
         ratio = parameters.ratios[layer.index, graph.widths.index(widths.activation)]
         with naming(f"layer {layer.name!r} at {widths}: input"):
             narrow, narrow_range = narrowing(ratio, widths.activation, signed)
@@ -237,7 +293,9 @@ def _layer_step(
     largest_activation = max(map(abs, activation_range(widths.activation, signed)))
     return Step(
         op,
-        (layer_fixed_point(graph, parameters, layer, widths, parameter_set),),
+        (layer_fixed_point(graph, parameters, layer, widths, parameter_set, output.ratio),),
+        output.low,
+        output.high,
         narrow,
         narrow_range,
         m,

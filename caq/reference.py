@@ -33,7 +33,7 @@ def _run(step: Step, inputs: list[NDArray[np.int32]]) -> NDArray[np.int32]:
         if step.narrow is not None:
             x = requantize(x, step.narrow, *step.narrow_range)
         total = reference.conv_accumulate(x, step.multiplicands, *window[1:], op.groups, step.limit)
-        return requantize(total, step.requantize[0], op.low, op.high)
+        return requantize(total, step.requantize[0], step.low, step.high)
     if op.kind == "add":
         return reference.add(inputs, *step.add, op.low, op.high)
     if op.kind == "max_pool":

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from caq.errors import AssignmentError, SchemaError
 from caq.graph import MAX_DIM, MAX_OPS, MAX_TENSOR, Cost, Graph, LayerWidths, Op, output_bits, parse_assignment
-from caq.plan import adding, build_plan, rescaling
+from caq.plan import Written, adding, build_plan, layer_fixed_point, only_readers, rescaling, written
+from caq.quant import requantize
 from tests import models
 
 CONV = Op("conv", (0,), "c", channels=2)
@@ -311,6 +312,33 @@ def test_plans_name_what_cannot_be_computed():
         rescaling(Op("clamp", (0,), "x"), m.graph, steps, 0, 1)
     with pytest.raises(SchemaError, match="add 'x': its inputs' steps"):
         adding(Op("add", (0, 0), "x"), steps, 1)
+
+
+def test_what_one_layer_alone_reads_is_written_at_its_width():
+    a = Op("conv", (0,), "a", channels=6, kernel=(3, 3), low=0, high=200)
+    b = Op("conv", (1,), "b", channels=6, low=-128, high=127)
+    c = Op("conv", (2,), "c", channels=6, low=0, high=255)
+    g = graph(a, b, c, Op("add", (3, 2), low=-128, high=127), widths=(2, 4, 8))
+    assert only_readers(g) == {0: 1}  # an add reads b too, and c is read by no layer
+    m = models.from_graph(g, np.random.default_rng(0))
+    p = m.parameters
+    ratio = float(p.ratios[1, 1])
+    most = min(15, int(np.floor(200 / ratio + 0.5)))
+    assert written(g, p, g.uniform(4)) == [Written(ratio, 0, most), Written(1.0, -128, 127), Written(1.0, 0, 255)]
+    assert {w.ratio for w in written(g, p, g.uniform(8))} == {1.0}
+    # One rounding, of the sum's own value.
+    fixed = layer_fixed_point(g, p, g.layers[0], LayerWidths(4, 8), output_ratio=ratio)
+    sums = np.random.default_rng(1).integers(-40000, 40000, (1000, 6)).astype(np.int32)
+    gain = np.ldexp(p.gain[1, :6].astype(float), int(p.gain_exponent[1, 0]))
+    bias = np.ldexp(p.bias[1, :6].astype(float), int(p.bias_exponent[1, 0]))
+    real = np.clip((sums * gain + bias) / ratio, 0, most)
+    assert np.abs(requantize(sums, fixed, 0, most) - real).max() < 0.52
+    assert [step.narrow is not None for step in build_plan(g, p, m.planes, g.uniform(4)).steps] == [
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("steps", [(1.0, 1.0), (0.3, 2.0), (1e-9, 1.0), (2.0**15 - 1, 1.0)])

@@ -59,7 +59,7 @@ def soil(program: Program, rng: np.random.Generator) -> None:
     """Leaves any bytes in the arena that the next inference gets: it must not depend on them."""
     arena = program.borrow_arena()
     arena[0 : len(arena)] = rng.bytes(len(arena))
-    program.return_arena(arena)
+    program.arenas.append(arena)
 
 
 def disagreements(m: Model, count: int = 3, assignments: int = 3, seed: int = 0) -> list[str]:

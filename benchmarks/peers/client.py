@@ -20,8 +20,12 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The parent's environment, with pools limited to `threads`."""
-    return os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    """The parent's environment, with pools limited to `threads`.
+
+    Compiled modules are kept, as an installation keeps them, even where the parent must not write any.
+    """
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return kept | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 class Worker:

@@ -121,4 +121,15 @@ def load(folder: Path, threads: int) -> dict[str, Session]:
         samples = np.load(folder / "tflite_inputs.npy") if theirs else _channels_last(inputs)
         return np.stack([answer(x) for x in samples])
 
-    return {"int8": Session(invoke, answers, expected=expected)}
+    sample = np.zeros(given["shape"], given["dtype"])
+
+    def with_arrays() -> Floats:
+        interpreter.set_tensor(given["index"], sample)
+        invoke()
+        return interpreter.get_tensor(made["index"])  # type: ignore[no-any-return]
+
+    return {
+        "int8": Session(invoke, answers, expected=expected),
+        # What our Engine.run does: an array in, an array out.
+        "int8, arrays in and out": Session(with_arrays, answers, expected=expected),
+    }

@@ -1,4 +1,4 @@
-"""`caq eval`: scores of an artifact on data, by the integer reference engine."""
+"""`caq eval`: scores of an artifact on data, in integers."""
 
 from __future__ import annotations
 

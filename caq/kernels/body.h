@@ -16,6 +16,14 @@
 
 #include <string.h>
 
+static int body_encode(const caq_program *p, const uint8_t *x, uint8_t *y, int64_t n) {
+    const int64_t period = p->scaling_period, item = caq_item_bytes(p);
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i += period)
+        bad |= encode_part(p, x + i * item, 0, n - i < period ? n - i : period, y + i);
+    return bad != 0;
+}
+
 /* The prepared requantization: five rows of int32, channels filled up to whole blocks, group by group. */
 static int64_t body_requantize_bytes(const caq_conv *c) {
     const int depthwise = caq_is_depthwise(c);
@@ -127,21 +135,22 @@ static void body_conv(const caq_conv_task *t, int64_t first, int64_t last) {
         }
 }
 
-static int64_t body_panel_bytes(const caq_conv *c) {
+static int64_t body_panel_bytes(const caq_conv *c, int width) {
+    (void)width;
     if (caq_is_depthwise(c)) return (int64_t)c->window.kernel_h * c->window.kernel_w * c->out_channels;
     const caq_runs r = caq_runs_of(c);
     return (int64_t)c->groups * caq_padded(&SELF, c->out_channels / c->groups) * r.rows * r.columns * r.quads * 4;
 }
 
 /* Depthwise: taps (kernel_h, kernel_w, channels), as the pixels lie. */
-static int8_t *body_panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
+static void body_panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
     (void)width;
     const caq_runs r = caq_runs_of(c);
     const int taps = r.rows * r.columns, per_group = c->out_channels / c->groups, whole = r.length / 4, rest = r.length % 4;
     if (caq_is_depthwise(c)) {
         for (int channel = 0; channel < c->out_channels; channel++)
             for (int tap = 0; tap < taps; tap++) panel[(int64_t)tap * c->out_channels + channel] = m[channel * taps + tap];
-        return panel + (int64_t)taps * c->out_channels;
+        return;
     }
     for (int g = 0; g < c->groups; g++)
         for (int n = 0; n < per_group; n += NR) {
@@ -159,7 +168,6 @@ static int8_t *body_panel(const caq_conv *c, int width, const int8_t *m, int8_t 
             }
             panel += bytes;
         }
-    return panel;
 }
 
 static void body_depthwise(const caq_conv_task *t, int32_t first, int32_t last) {

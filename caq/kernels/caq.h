@@ -79,9 +79,8 @@ typedef struct {
     int32_t step_count;
     caq_view input, output;
     int32_t dtype; /* of samples: 0 uint8, 1 int16, 2 float32 */
-    int32_t scaling_channels, scaling_period;
-    /* Per channel, over and over for `period` items, a multiple of the channels, and once more: (3, period + channels)
-     * multiplier, offset, shift; (period + channels,). */
+    int32_t scaling_period; /* a multiple of the channels that samples are scaled by */
+    /* Per channel, over and over for `scaling_period` items: (3, period) multiplier, offset, shift; (period,). */
     const int32_t *scaling;
     const float *resolution;
     int64_t sample_bytes;
@@ -98,7 +97,9 @@ typedef struct {
 typedef struct {
     int32_t weight_width, activation_width;
     int32_t set;  /* row of the parameters */
-    double ratio; /* step of the layer's input at its activation width over that at 8 bits */
+    double ratio;        /* step of the layer's input at its activation width over that at 8 bits */
+    double output_ratio; /* the same of what it writes: plan.written, as are */
+    int32_t low, high;
 } caq_choice;
 
 /* What an inference needs of one layer. */
@@ -107,6 +108,7 @@ typedef struct {
     const void *requantize;
     const uint8_t *narrow; /* 256 codes, or NULL where the layer reads 8 bits */
     int32_t weight_width;
+    int32_t low, high; /* of what it writes, before a residual is added */
 } caq_layer;
 
 /* Instruction sets: 0 portable, 1 avx2, 2 avx512vnni, 3 neon, 4 neon with dot product. */
@@ -114,8 +116,9 @@ int caq_isa_count(void);
 const char *caq_isa_name(int isa);
 int caq_isa_runs(int isa); /* 1 if compiled in and this CPU has it, 0 if not compiled in, -1 if the CPU lacks it */
 
-/* The most bytes of a layer's panel at any width, of its prepared requantization, and of its multiplicands. */
-int64_t caq_panel_bytes(int isa, const caq_conv *conv);
+/* Bytes of a layer's panel of weights of `width` bits (the most at 8), of its prepared requantization, and of its
+ * multiplicands. */
+int64_t caq_panel_bytes(int isa, const caq_conv *conv, int width);
 int64_t caq_requantize_bytes(int isa, const caq_conv *conv);
 int64_t caq_unpack_bytes(const caq_conv *conv);
 
@@ -123,13 +126,14 @@ int64_t caq_unpack_bytes(const caq_conv *conv);
  * caq_unpack_bytes. */
 void caq_unpack(int isa, const caq_conv *conv, const uint8_t *planes, int64_t plane_stride, int width, int8_t *m);
 
-/* Lays multiplicands of weights of `width` bits out as a panel, and returns its end. */
-int8_t *caq_panel(int isa, const caq_conv *conv, int width, const int8_t *m, int8_t *panel);
+/* Lays multiplicands of weights of `width` bits out as a panel. */
+void caq_panel(int isa, const caq_conv *conv, int width, const int8_t *m, int8_t *panel);
 
-/* quant.fixed_point for `count` channels: gain and bias are mantissas of 2**exponent, gain is multiplied with `ratio`.
+/* quant.fixed_point for `count` channels: gain and bias are mantissas of 2**exponent, gain is multiplied with `ratio`, and both
+ * are divided by `output_ratio`.
  * `out` is (5, count): bias, pre_shift, multiplier, offset, post_shift. Returns 0, or 1 + the channel that is refused. */
 int64_t caq_fixed_point(const int16_t *gain, int gain_exponent, const int16_t *bias, int bias_exponent, double ratio,
-                        int64_t accumulator_limit, int output_bits, int64_t count, int32_t *out);
+                        double output_ratio, int64_t accumulator_limit, int output_bits, int64_t count, int32_t *out);
 
 /* The five rows of caq_fixed_point as the kernels of `isa` read them; sums: of each channel's multiplicands. */
 void caq_requantize_prepare(int isa, const caq_conv *conv, const int32_t *five, const int32_t *sums, void *out);
@@ -149,6 +153,10 @@ int64_t caq_run(int isa, const caq_program *program, const caq_layer *layers, co
 /* Runs one step of a sample that is already in the arena, `repeat` times: what a profiler times. */
 void caq_run_step(int isa, const caq_program *program, const caq_layer *layers, int32_t step, int64_t repeat,
                   uint8_t *arena);
+
+/* Only the unpacking of a step's weights into the arena of a program without panels; nothing, of a step that has none. */
+void caq_unpack_step(int isa, const caq_program *program, const caq_layer *layers, int32_t step, int64_t repeat,
+                     uint8_t *arena);
 
 /* Index of the largest of `count` outputs; the first of equals. */
 int64_t caq_argmax(const int16_t *y, int64_t count);

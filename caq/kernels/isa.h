@@ -35,14 +35,14 @@ typedef struct {
     void (*conv)(const caq_conv_task *task, int64_t first, int64_t last); /* pixels [first, last) */
     void (*depthwise)(const caq_conv_task *task, int32_t first, int32_t last); /* rows [first, last) */
     void (*unpack)(const uint8_t *planes, int64_t plane_stride, int width, int64_t count, int8_t *m);
-    int64_t (*panel_bytes)(const caq_conv *conv);
-    int8_t *(*panel)(const caq_conv *conv, int width, const int8_t *m, int8_t *panel); /* returns its end */
+    int64_t (*panel_bytes)(const caq_conv *conv, int width);
+    void (*panel)(const caq_conv *conv, int width, const int8_t *m, int8_t *panel);
     int64_t (*requantize_bytes)(const caq_conv *conv);
     void (*requantize)(const caq_conv *conv, const int32_t *five, const int32_t *sums, int32_t zero, void *out);
     void (*add)(const caq_sum *sum, const uint8_t *a, int32_t a_zero, const uint8_t *b, int32_t b_zero, uint8_t *y,
                 int32_t y_zero, int64_t n);
-    /* Samples' items to codes, the first of them of channel `phase`. Returns 0, or 1 on NaN and infinity. */
-    int (*encode)(const caq_program *program, const uint8_t *x, int64_t phase, uint8_t *y, int64_t n);
+    /* The `n` items of a sample to codes. Returns 0, or 1 on NaN and infinity. */
+    int (*encode)(const caq_program *program, const uint8_t *x, uint8_t *y, int64_t n);
     /* Of `n` <= CAQ_MAX_NR channels of rows x columns pixels; sums has room for CAQ_MAX_NR. */
     void (*max_pool)(const uint8_t *x, int64_t row_step, int64_t step, int rows, int columns, int n, uint8_t *y);
     void (*sum_pool)(const uint8_t *x, int64_t row_step, int64_t step, int rows, int columns, int n, int32_t *sums);
@@ -72,7 +72,7 @@ CAQ_INLINE caq_conv caq_part(const caq_conv *c, int32_t begin) {
 }
 
 CAQ_INLINE int64_t caq_fan_in(const caq_conv *c) {
-    return (int64_t)c->window.kernel_h * c->window.kernel_w * (c->in_channels / c->groups);
+    return (int64_t)c->window.kernel_h * c->window.kernel_w * (c->groups == 1 ? c->in_channels : c->in_channels / c->groups);
 }
 
 /* How a window falls apart into runs: stretches of `length` input bytes that lie together. */
@@ -84,7 +84,7 @@ typedef struct {
 
 CAQ_INLINE caq_runs caq_runs_of(const caq_conv *c) {
     const int whole = c->groups == 1 && c->window.dilation_w == 1;
-    const int per_group = c->in_channels / c->groups;
+    const int per_group = c->groups == 1 ? c->in_channels : c->in_channels / c->groups; /* dividing takes time */
     caq_runs r;
     r.rows = c->window.kernel_h;
     r.columns = whole ? 1 : c->window.kernel_w;
@@ -107,6 +107,9 @@ CAQ_INLINE int caq_padded(const caq_isa *isa, int channels) {
     while (padded < channels) padded += caq_block(isa, channels - padded);
     return padded;
 }
+
+/* Bytes of an item of a sample. */
+CAQ_INLINE int64_t caq_item_bytes(const caq_program *p) { return p->dtype == 0 ? 1 : p->dtype == 1 ? 2 : 4; }
 
 CAQ_INLINE int32_t caq_clamp(int32_t v, int32_t low, int32_t high) { return v < low ? low : v > high ? high : v; }
 

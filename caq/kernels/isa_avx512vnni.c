@@ -38,7 +38,8 @@ typedef struct {
     /* Of the even items of the first pair of vectors, then of the odd ones; then of the second pair. */
     int16_t multiplier[4][32];
     int32_t offset[4][16], post[4][16];
-    int64_t same_post; /* the post_shift of all slots, or -1 */
+    /* The shift of all slots, or -1: below 8 bits pre_shift is mostly 0, at 8 bits post_shift is mostly the same. */
+    int64_t same_pre, same_post;
 } slots;
 
 /* Slot (vector v, lane j) is channel 16 v + j of a block of 64; of narrower blocks, slot % nr. Depthwise slots lie as
@@ -49,6 +50,7 @@ CAQ_INLINE int slot_of(int v, int j, int depthwise) { return depthwise ? 16 * (j
 static void fill_slots(slots *s, const int *channel, const int32_t *five, int n, const int32_t *sums, int32_t zero,
                        int depthwise) {
     memset(s, 0, sizeof *s);
+    s->same_pre = five[n + channel[0]];
     s->same_post = five[4 * n + channel[0]];
     for (int v = 0; v < 4; v++)
         for (int j = 0; j < 16; j++) {
@@ -61,6 +63,7 @@ static void fill_slots(slots *s, const int *channel, const int32_t *five, int n,
             s->multiplier[half][8 * (j / 4) + 4 * (v % 2) + j % 4] = (int16_t)five[2 * n + c];
             s->offset[half][lane] = five[3 * n + c];
             s->post[half][lane] = five[4 * n + c];
+            if (s->same_pre != five[n + c]) s->same_pre = -1;
             if (s->same_post != five[4 * n + c]) s->same_post = -1;
         }
 }
@@ -121,7 +124,7 @@ static void requantize(const caq_conv *c, const int32_t *five, const int32_t *su
 /* What comes after the accumulators, in registers. */
 typedef struct {
     __m512i order, low, high;
-    int is_signed, clamps; /* packing clamps to 8 bits anyway */
+    int is_signed, clamps_low, clamps_high; /* packing clamps to 8 bits anyway */
     const uint8_t *narrow;
 } ending;
 
@@ -144,46 +147,70 @@ CAQ_INLINE ending ending_of(const caq_conv_task *t, int depthwise) {
     e.low = _mm512_set1_epi8((char)(t->low + t->zero));
     e.high = _mm512_set1_epi8((char)(t->high + t->zero));
     e.is_signed = t->zero != 0;
-    e.clamps = t->low + t->zero > 0 || t->high + t->zero < 255;
+    e.clamps_low = t->low + t->zero > 0;
+    e.clamps_high = t->high + t->zero < 255;
     e.narrow = t->narrow;
     return e;
 }
 
+/* What `slots` say of shifts, in registers, so that a compiler takes the decisions out of loops. */
+typedef struct {
+    __m128i post;
+    int pre_shifts, same_post;
+} shifts;
+
+CAQ_INLINE shifts shifts_of(const slots *s) {
+    return (shifts){_mm_cvtsi64_si128(s->same_post), s->same_pre != 0, s->same_post >= 0};
+}
+
 /* The two int16 vectors that two accumulators become: even and odd items, 32-bit, shifted. */
-CAQ_INLINE __m512i half(__m512i a, __m512i b, const slots *s, int pair) {
-    const __m512i t = _mm512_packs_epi32(_mm512_srav_epi32(a, _mm512_loadu_si512(s->pre[2 * pair])),
-                                         _mm512_srav_epi32(b, _mm512_loadu_si512(s->pre[2 * pair + 1])));
+CAQ_INLINE __m512i half(__m512i a, __m512i b, const slots *s, const shifts *by, int pair) {
+    if (by->pre_shifts) {
+        a = _mm512_srav_epi32(a, _mm512_loadu_si512(s->pre[2 * pair]));
+        b = _mm512_srav_epi32(b, _mm512_loadu_si512(s->pre[2 * pair + 1]));
+    }
+    const __m512i t = _mm512_packs_epi32(a, b);
     const __m512i e = _mm512_dpwssd_epi32(_mm512_loadu_si512(s->offset[2 * pair]), t, _mm512_loadu_si512(s->multiplier[2 * pair]));
     const __m512i o =
         _mm512_dpwssd_epi32(_mm512_loadu_si512(s->offset[2 * pair + 1]), t, _mm512_loadu_si512(s->multiplier[2 * pair + 1]));
-    if (s->same_post >= 0) {
-        const __m128i count = _mm_cvtsi64_si128(s->same_post);
-        return _mm512_packs_epi32(_mm512_sra_epi32(e, count), _mm512_sra_epi32(o, count));
-    }
+    if (by->same_post) return _mm512_packs_epi32(_mm512_sra_epi32(e, by->post), _mm512_sra_epi32(o, by->post));
     return _mm512_packs_epi32(_mm512_srav_epi32(e, _mm512_loadu_si512(s->post[2 * pair])),
                               _mm512_srav_epi32(o, _mm512_loadu_si512(s->post[2 * pair + 1])));
 }
 
-CAQ_INLINE __m512i requantized(__m512i a, __m512i b, __m512i c, __m512i d, const slots *s, const ending *e) {
-    const __m512i first = half(a, b, s, 0), second = half(c, d, s, 1);
+CAQ_INLINE __m512i requantized(__m512i a, __m512i b, __m512i c, __m512i d, const slots *s, const shifts *by, const ending *e) {
+    const __m512i first = half(a, b, s, by, 0), second = half(c, d, s, by, 1);
     const __m512i y = e->is_signed ? _mm512_xor_si512(_mm512_packs_epi16(first, second), _mm512_set1_epi8(-128))
                                    : _mm512_packus_epi16(first, second);
-    const __m512i ordered = _mm512_permutexvar_epi8(e->order, y);
-    return e->clamps ? _mm512_min_epu8(_mm512_max_epu8(ordered, e->low), e->high) : ordered;
+    __m512i ordered = _mm512_permutexvar_epi8(e->order, y);
+    if (e->clamps_low) ordered = _mm512_max_epu8(ordered, e->low);
+    if (e->clamps_high) ordered = _mm512_min_epu8(ordered, e->high);
+    return ordered;
 }
 
-CAQ_INLINE __m512i looked_up(__m512i x, const uint8_t *table) {
-    const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), x, _mm512_loadu_si512(table + 64));
-    const __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), x, _mm512_loadu_si512(table + 192));
+typedef struct {
+    __m512i part[4];
+} table;
+
+CAQ_INLINE table table_of(const uint8_t *codes) {
+    table t;
+    CAQ_UNROLL for (int i = 0; i < 4; i++) t.part[i] = _mm512_loadu_si512(codes + 64 * i);
+    return t;
+}
+
+CAQ_INLINE __m512i looked_up(__m512i x, const table *t) {
+    const __m512i low = _mm512_permutex2var_epi8(t->part[0], x, t->part[1]);
+    const __m512i high = _mm512_permutex2var_epi8(t->part[2], x, t->part[3]);
     return _mm512_mask_mov_epi8(low, _mm512_movepi8_mask(x), high);
 }
 
-static void lookup(const uint8_t *x, const uint8_t *table, uint8_t *y, int64_t n) {
+static void lookup(const uint8_t *x, const uint8_t *codes, uint8_t *y, int64_t n) {
+    const table t = table_of(codes);
     int64_t i = 0;
-    for (; i + 64 <= n; i += 64) _mm512_storeu_si512(y + i, looked_up(_mm512_loadu_si512(x + i), table));
+    for (; i + 64 <= n; i += 64) _mm512_storeu_si512(y + i, looked_up(_mm512_loadu_si512(x + i), &t));
     if (i < n) {
         const __mmask64 rest = ~0ull >> (64 - (n - i));
-        _mm512_mask_storeu_epi8(y + i, rest, looked_up(_mm512_maskz_loadu_epi8(rest, x + i), table));
+        _mm512_mask_storeu_epi8(y + i, rest, looked_up(_mm512_maskz_loadu_epi8(rest, x + i), &t));
     }
 }
 
@@ -315,7 +342,7 @@ CAQ_INLINE int64_t block_bytes(const caq_runs *r, int nr, int bits) {
 }
 
 /* 64 codes go to 4 / nv pixels of 16 nv channels, of which `channels` exist and `count` pixels are wanted. */
-CAQ_INLINE void write(const caq_conv_task *t, const ending *e, const adder *r, __m512i y, const int nv, int channels, int count,
+CAQ_INLINE void write(const caq_conv_task *t, const table *narrow, const adder *r, __m512i y, const int nv, int channels, int count,
                       uint8_t *const *to, const uint8_t *const *residual) {
     enum { MOST = 4 };
     const int step = 16 * nv, most = MOST / nv, pixels = most < count ? most : count;
@@ -323,7 +350,7 @@ CAQ_INLINE void write(const caq_conv_task *t, const ending *e, const adder *r, _
     if (channels == step && pixels == most && to[most - 1] - to[0] == whole
         && (!t->sum || residual[most - 1] - residual[0] == whole)) {
         if (t->sum) y = added(y, _mm512_loadu_si512(residual[0]), r);
-        if (e->narrow) y = looked_up(y, e->narrow);
+        if (narrow) y = looked_up(y, narrow);
         _mm512_storeu_si512(to[0], y);
         return;
     }
@@ -334,7 +361,7 @@ CAQ_INLINE void write(const caq_conv_task *t, const ending *e, const adder *r, _
             _mm512_mask_storeu_epi8(other + i * step, mask, _mm512_maskz_loadu_epi8(mask, residual[i]));
         y = added(y, _mm512_loadu_si512(other), r);
     }
-    if (e->narrow) y = looked_up(y, e->narrow);
+    if (narrow) y = looked_up(y, narrow);
     /* Masked stores are slow, and what they wrote is slow to read. */
     CAQ_UNROLL for (int i = 0; i < most; i++)
         if (i < pixels) {
@@ -388,12 +415,15 @@ CAQ_INLINE void end_tile(const block *b, const int nv, const int mr, __m512i *ac
                         write_wide(b->task, b->wide + 16 * v, b->wide_stride, acc[i * nv + v], b->channels - 16 * v, to[i] + 32 * v);
         return;
     }
+    const shifts by = shifts_of(b->s);
+    table narrow;
+    if (b->e->narrow) narrow = table_of(b->e->narrow);
     CAQ_UNROLL for (int i = 0; i < mr; i += 4 / nv)
         if (i < count) {
             __m512i *a = acc + i * nv;
             CAQ_UNROLL for (int v = 0; v < 4; v++) a[v] = _mm512_add_epi32(a[v], _mm512_loadu_si512(b->s->bias[v]));
-            write(b->task, b->e, b->r, requantized(a[0], a[1], a[2], a[3], b->s, b->e), nv, b->channels, count - i, to + i,
-                  residual + i);
+            write(b->task, b->e->narrow ? &narrow : 0, b->r, requantized(a[0], a[1], a[2], a[3], b->s, &by, b->e), nv, b->channels,
+                  count - i, to + i, residual + i);
         }
 }
 
@@ -404,21 +434,53 @@ CAQ_INLINE void tile(const block *b, const int nv, const int mr, const uint8_t *
     end_tile(b, nv, mr, acc, to, residual, count);
 }
 
-CAQ_INLINE void packed_tile(const block *b, const int nv, const int bits, const uint8_t *x, uint8_t *const *to,
-                            const uint8_t *const *residual) {
-    __m512i acc[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
-    accumulate_packed(b->runs, b->panel, x, b->sums, nv, bits, acc);
-    end_tile(b, nv, 4 / nv, acc, to, residual, 1);
+/* One pixel; bits: of packed weights, or 0. */
+CAQ_INLINE void pixel_tile(const block *b, const int nv, const int bits, const uint8_t *x, uint8_t *to, const uint8_t *residual) {
+    const __m512i zero = _mm512_setzero_si512();
+    __m512i acc[4] = {zero, zero, zero, zero};
+    if (bits)
+        accumulate_packed(b->runs, b->panel, x, b->sums, nv, bits, acc);
+    else
+        accumulate(b->task, b->runs, b->panel, &x, nv, 1, acc);
+    end_tile(b, nv, 4 / nv, acc, &to, &residual, 1);
 }
 
-static void tile_packed(const block *b, int nr, int bits, const uint8_t *x, uint8_t *const *to, const uint8_t *const *residual) {
+static void tile_pixel(const block *b, int nr, int bits, const uint8_t *x, uint8_t *to, const uint8_t *residual) {
     switch (nr + bits) {
-    case 64 + 4: packed_tile(b, 4, 4, x, to, residual); break;
-    case 64 + 2: packed_tile(b, 4, 2, x, to, residual); break;
-    case 32 + 4: packed_tile(b, 2, 4, x, to, residual); break;
-    case 32 + 2: packed_tile(b, 2, 2, x, to, residual); break;
-    case 16 + 4: packed_tile(b, 1, 4, x, to, residual); break;
-    default: packed_tile(b, 1, 2, x, to, residual);
+    case 64: pixel_tile(b, 4, 0, x, to, residual); break;
+    case 64 + 2: pixel_tile(b, 4, 2, x, to, residual); break;
+    case 64 + 4: pixel_tile(b, 4, 4, x, to, residual); break;
+    case 32: pixel_tile(b, 2, 0, x, to, residual); break;
+    case 32 + 2: pixel_tile(b, 2, 2, x, to, residual); break;
+    case 32 + 4: pixel_tile(b, 2, 4, x, to, residual); break;
+    case 16: pixel_tile(b, 1, 0, x, to, residual); break;
+    case 16 + 2: pixel_tile(b, 1, 2, x, to, residual); break;
+    default: pixel_tile(b, 1, 4, x, to, residual);
+    }
+}
+
+/* A matrix times a vector. */
+static void linear(const caq_conv_task *t) {
+    const caq_conv *c = t->conv;
+    const caq_runs r = caq_runs_of(c);
+    const int bits = packed_bits(c, t->weight_width), n = c->out_channels;
+    const ending e = ending_of(t, 0);
+    adder adds;
+    if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
+    byte_sums sums;
+    if (bits) sums = sums_of(t->x, r.length, bits);
+    const slots *s = c->out_bytes == 2 ? 0 : (const slots *)t->requantize + t->begin / CAQ_MAX_NR;
+    block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0, .sums = &sums};
+    if (c->out_bytes == 2) b.wide_stride = caq_padded(&SELF, n);
+    for (int k = t->begin, nr; k < t->end; k += nr) {
+        nr = caq_block(&SELF, n - k);
+        b.channels = n - k < nr ? n - k : nr;
+        if (c->out_bytes == 2)
+            b.wide = (const int32_t *)t->requantize + k;
+        else
+            b.s = s++;
+        tile_pixel(&b, nr, bits, t->x, t->y + (int64_t)k * c->out_bytes, t->sum ? t->residual + k : 0);
+        b.panel += block_bytes(&r, nr, bits);
     }
 }
 
@@ -454,6 +516,10 @@ static void tile_16(const block *b, int mr, const uint8_t *const *p, uint8_t *co
 
 static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
     const caq_conv *c = t->conv;
+    if (c->one_pixel && c->groups == 1) {
+        linear(t);
+        return;
+    }
     const caq_runs r = caq_runs_of(c);
     const int per_group = c->out_channels / c->groups, in_group = c->in_channels / c->groups;
     const int64_t padded = caq_padded(&SELF, per_group);
@@ -463,13 +529,7 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
     adder adds;
     if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
     block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0};
-    const slots *s = (const slots *)t->requantize + t->begin / CAQ_MAX_NR;
-    const int bits = packed_bits(c, t->weight_width);
-    byte_sums sums;
-    if (bits) {
-        sums = sums_of(t->x, r.length, bits);
-        b.sums = &sums;
-    }
+    const slots *s = c->out_bytes == 2 ? 0 : (const slots *)t->requantize + t->begin / CAQ_MAX_NR;
     for (int g = 0; g < c->groups; g++)
         for (int n = t->begin, nr; n < t->end; n += nr) {
             nr = caq_block(&SELF, per_group - n);
@@ -512,12 +572,9 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
                     column = 0;
                     row++;
                 }
-                if (bits)
-                    tile_packed(&b, nr, bits, p[0], to, residual);
-                else
-                    tile_of(&b, filled, p, to, residual, count);
+                tile_of(&b, filled, p, to, residual, count);
             }
-            b.panel += block_bytes(&r, nr, bits);
+            b.panel += block_bytes(&r, nr, 0);
         }
 }
 
@@ -534,19 +591,19 @@ CAQ_INLINE int tap_at(const caq_window *w, int q, int k) {
     return 4 * q + k < w->kernel_h * w->kernel_w ? 4 * q + k : -1;
 }
 
-static int64_t panel_bytes(const caq_conv *c) {
+static int64_t panel_bytes(const caq_conv *c, int width) {
     if (caq_is_depthwise(c)) return blocks_of(c) * tap_quads(&c->window) * 256;
     const caq_runs r = caq_runs_of(c);
-    const int per_group = c->out_channels / c->groups;
+    const int per_group = c->out_channels / c->groups, bits = packed_bits(c, width);
     int64_t bytes = 0;
     for (int n = 0, nr; n < per_group; n += nr) {
         nr = caq_block(&SELF, per_group - n);
-        bytes += block_bytes(&r, nr, 0);
+        bytes += block_bytes(&r, nr, bits);
     }
     return bytes * c->groups;
 }
 
-static int8_t *conv_panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
+static void conv_panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
     const caq_runs r = caq_runs_of(c);
     const int per_group = c->out_channels / c->groups, whole = r.length / 4, rest = r.length % 4;
     for (int g = 0; g < c->groups; g++)
@@ -566,31 +623,55 @@ static int8_t *conv_panel(const caq_conv *c, const int8_t *m, int8_t *panel) {
             }
             panel += block_bytes(&r, nr, 0);
         }
-    return panel;
 }
 
-/* Fields of 4 bytes at once: m = 2 q + 1, so q is m >> 1. */
-static int8_t *packed_panel(const caq_conv *c, int bits, const int8_t *m, int8_t *panel) {
+/* Multiplicands m = 2 q + 1 of one channel, as many of 64 as the mask says, to words of fields, `step` bytes apart. */
+CAQ_INLINE void pack_fields(const int8_t *m, __mmask64 mask, const int bits, int words, int8_t *to, int64_t step) {
+    const int fields = 8 / bits;
+    const __m512i shifted = _mm512_srli_epi16(_mm512_maskz_loadu_epi8(mask, m), 1);
+    const __m512i q = _mm512_and_si512(shifted, _mm512_set1_epi8((char)((1 << bits) - 1)));
+    /* q + h has q's sign bit turned over. */
+    const __mmask16 others = bits == 2 ? 0x7777 : 0x5555;
+    const __m512i u = _mm512_mask_xor_epi32(q, others, q, _mm512_set1_epi8((char)(1 << (bits - 1))));
+    const __m512i by = bits == 2 ? _mm512_set4_epi32(6, 4, 2, 0) : _mm512_set4_epi32(4, 0, 4, 0);
+    __m512i v = _mm512_sllv_epi32(_mm512_maskz_mov_epi8(mask, u), by);
+    v = _mm512_or_si512(v, _mm512_srli_epi64(v, 32));
+    if (fields == 4) v = _mm512_or_si512(v, _mm512_shuffle_epi32(v, _MM_PERM_BADC));
+    int32_t packed[16];
+    _mm512_storeu_si512(packed, v);
+    for (int i = 0; i < words; i++) memcpy(to + i * step, &packed[fields * i], 4);
+}
+
+CAQ_INLINE void packed_panel(const caq_conv *c, const int bits, const int8_t *m, int8_t *panel) {
     const caq_runs r = caq_runs_of(c);
-    const int fields = 8 / bits, h = 1 << (bits - 1);
+    const int fields = 8 / bits, words = (r.quads + fields - 1) / fields;
     for (int n = 0, nr; n < c->out_channels; n += nr) {
         nr = caq_block(&SELF, c->out_channels - n);
-        memset(panel, 0, (size_t)block_bytes(&r, nr, bits));
+        if (c->out_channels - n < nr) memset(panel, 0, (size_t)block_bytes(&r, nr, bits));
         for (int i = 0; i < nr && n + i < c->out_channels; i++, m += r.length)
-            for (int k = 0; k < r.length; k++) {
-                const int q = k / 4, f = q % fields, code = (m[k] >> 1) + (f + 1 < fields ? h : 0);
-                int8_t *to = panel + (int64_t)(q / fields) * 4 * nr + 4 * i + k % 4;
-                *to = (int8_t)(*to | (uint8_t)((unsigned)code << bits * f));
+            for (int w = 0, k = 0; w < words; w += 16 / fields, k += 64) {
+                const int left = words - w < 16 / fields ? words - w : 16 / fields;
+                const __mmask64 mask = r.length - k >= 64 ? ~0ull : ~0ull >> (64 - (r.length - k));
+                pack_fields(m + k, mask, bits, left, panel + (int64_t)w * 4 * nr + 4 * i, 4 * nr);
             }
         panel += block_bytes(&r, nr, bits);
     }
-    return panel;
 }
 
-static int8_t *panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
+static void panel(const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
     const int bits = packed_bits(c, width);
-    if (bits) return packed_panel(c, bits, m, panel);
-    if (!caq_is_depthwise(c)) return conv_panel(c, m, panel);
+    if (bits == 2) {
+        packed_panel(c, 2, m, panel);
+        return;
+    }
+    if (bits == 4) {
+        packed_panel(c, 4, m, panel);
+        return;
+    }
+    if (!caq_is_depthwise(c)) {
+        conv_panel(c, m, panel);
+        return;
+    }
     const int n = c->out_channels, taps = c->window.kernel_h * c->window.kernel_w, pixels = pixels_a_vector(c);
     for (int first = 0; first < n; first += 64)
         for (int q = 0; q < tap_quads(&c->window); q++)
@@ -601,7 +682,6 @@ static int8_t *panel(const caq_conv *c, int width, const int8_t *m, int8_t *pane
                         const int tap = tap_at(&c->window, q, k);
                         *panel = channel < n && tap >= 0 ? m[channel * taps + tap] : 0;
                     }
-    return panel;
 }
 
 /* 64 bytes of whole pixels that lie `step` bytes apart; `channels` is 8, 16, 32, or 64 for any number of them. */
@@ -633,12 +713,12 @@ CAQ_INLINE void interleave(__m512i t0, __m512i t1, __m512i t2, __m512i t3, __m51
 }
 
 /* What ends 64 accumulators of a depthwise kernel, of which the first `lanes` are there. */
-CAQ_INLINE void write_lanes(const caq_conv_task *t, const slots *s, const ending *e, const adder *r, const __m512i *acc, uint8_t *y,
-                            const uint8_t *residual, int64_t lanes) {
+CAQ_INLINE void write_lanes(const caq_conv_task *t, const slots *s, const shifts *by, const ending *e, const table *narrow,
+                            const adder *r, const __m512i *acc, uint8_t *y, const uint8_t *residual, int64_t lanes) {
     const __mmask64 mask = lanes >= 64 ? ~0ull : ~0ull >> (64 - lanes);
-    __m512i codes = requantized(acc[0], acc[1], acc[2], acc[3], s, e);
+    __m512i codes = requantized(acc[0], acc[1], acc[2], acc[3], s, by, e);
     if (t->sum) codes = added(codes, _mm512_maskz_loadu_epi8(mask, residual), r);
-    if (e->narrow) codes = looked_up(codes, e->narrow);
+    if (narrow) codes = looked_up(codes, narrow);
     if (lanes >= 64)
         _mm512_storeu_si512(y, codes);
     else
@@ -659,6 +739,9 @@ typedef struct {
  * lie together. `rows`: taps of a quad that there are. */
 CAQ_INLINE void depthwise_row(const depthwise_block *b, const uint8_t *x, uint8_t *y, const uint8_t *residual, int64_t bytes,
                               int64_t x_step, int64_t pixel_step, const int channels, const int rows) {
+    const shifts by = shifts_of(b->s);
+    table narrow;
+    if (b->e->narrow) narrow = table_of(b->e->narrow);
     for (int64_t i = 0; i < bytes; i += 64, x += x_step) {
         __m512i acc[4], taps[4];
         CAQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = _mm512_loadu_si512(b->s->bias[v]);
@@ -670,7 +753,7 @@ CAQ_INLINE void depthwise_row(const depthwise_block *b, const uint8_t *x, uint8_
             CAQ_UNROLL for (int v = 0; v < 4; v++)
                 acc[v] = _mm512_dpbusd_epi32(acc[v], taps[v], _mm512_loadu_si512(b->panel + 256 * q + 64 * v));
         }
-        write_lanes(b->task, b->s, b->e, b->r, acc, y + i, residual + i, bytes - i);
+        write_lanes(b->task, b->s, &by, b->e, b->e->narrow ? &narrow : 0, b->r, acc, y + i, residual + i, bytes - i);
     }
 }
 
@@ -678,7 +761,10 @@ CAQ_INLINE void depthwise_row(const depthwise_block *b, const uint8_t *x, uint8_
 CAQ_INLINE void depthwise_3x3(const depthwise_block *b, const uint8_t *x, uint8_t *y, const uint8_t *residual, int64_t columns,
                               int64_t step, int64_t lanes) {
     const int64_t below = b->offset[1], bottom = b->offset[2];
+    const shifts by = shifts_of(b->s);
     const __m512i none = _mm512_setzero_si512();
+    table narrow;
+    if (b->e->narrow) narrow = table_of(b->e->narrow);
     __m512i weights[3][4], left[4], middle[4], right[4], acc[4];
     CAQ_UNROLL for (int q = 0; q < 3; q++)
         CAQ_UNROLL for (int v = 0; v < 4; v++) weights[q][v] = _mm512_loadu_si512(b->panel + 256 * q + 64 * v);
@@ -695,7 +781,7 @@ CAQ_INLINE void depthwise_3x3(const depthwise_block *b, const uint8_t *x, uint8_
             left[v] = middle[v];
             middle[v] = right[v];
         }
-        write_lanes(b->task, b->s, b->e, b->r, acc, y, residual, lanes);
+        write_lanes(b->task, b->s, &by, b->e, b->e->narrow ? &narrow : 0, b->r, acc, y, residual, lanes);
     }
 }
 
@@ -767,6 +853,62 @@ static void unpack(const uint8_t *planes, int64_t plane_stride, int width, int64
     }
 }
 
+/* 16 items, each an int16 in the low half of its lane and 0 above it, scaled. */
+CAQ_INLINE __m512i scaled(__m512i items, const int32_t *multiplier, int64_t period) {
+    const __m512i product = _mm512_madd_epi16(items, _mm512_loadu_si512(multiplier));
+    return _mm512_srav_epi32(_mm512_add_epi32(product, _mm512_loadu_si512(multiplier + period)),
+                             _mm512_loadu_si512(multiplier + 2 * period));
+}
+
+/* 8 floats as int32: floor(x * resolution + 1/2), saturated to int16. */
+CAQ_INLINE __m256i rounded(__m256 x, const float *resolution) {
+    const __m512d product = _mm512_mul_pd(_mm512_cvtps_pd(x), _mm512_cvtps_pd(_mm256_loadu_ps(resolution)));
+    __m512d v = _mm512_add_pd(product, _mm512_set1_pd(0.5));
+    v = _mm512_min_pd(_mm512_max_pd(v, _mm512_set1_pd(-32768.0)), _mm512_set1_pd(32767.0));
+    return _mm512_cvtpd_epi32(_mm512_roundscale_pd(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+}
+
+/* 16 items of a sample as `scaled` wants them; `bad` collects what is not finite. */
+CAQ_INLINE __m512i items_of(const uint8_t *x, const int dtype, const float *resolution, __mmask16 *bad) {
+    if (dtype == 0) return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x));
+    if (dtype == 1) return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)x));
+    const __m512 v = _mm512_loadu_ps(x);
+    const __mmask16 wrong = _mm512_fpclass_ps_mask(v, 0x99); /* NaN of either kind, infinity of either sign */
+    const __m512 finite = _mm512_maskz_mov_ps((__mmask16)~wrong, v);
+    *bad |= wrong;
+    const __m256i low = rounded(_mm512_castps512_ps256(finite), resolution);
+    const __m256i high = rounded(_mm512_extractf32x8_ps(finite, 1), resolution + 8);
+    return _mm512_and_si512(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), _mm512_set1_epi32(0xffff));
+}
+
+CAQ_INLINE uint32_t encode_vectors(const caq_program *p, const uint8_t *x, int64_t count, uint8_t *y, const int dtype) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const int item = dtype == 0 ? 1 : dtype == 1 ? 2 : 4;
+    __mmask16 bad = 0;
+    for (int64_t i = 0; i < count; i += 64) {
+        __m512i v[4];
+        CAQ_UNROLL for (int k = 0; k < 4; k++)
+            v[k] = scaled(items_of(x + (i + 16 * k) * item, dtype, p->resolution + i + 16 * k, &bad), p->scaling + i + 16 * k,
+                          p->scaling_period);
+        const __m512i codes = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+        _mm512_storeu_si512(y + i, _mm512_xor_si512(_mm512_permutexvar_epi32(order, codes), _mm512_set1_epi8(-128)));
+    }
+    return bad;
+}
+
+static int encode(const caq_program *p, const uint8_t *x, uint8_t *y, int64_t n) {
+    const int64_t period = p->scaling_period, item = caq_item_bytes(p);
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i += period, x += period * item, y += period) {
+        const int64_t count = n - i < period ? n - i : period, whole = count / 64 * 64;
+        bad |= p->dtype == 0   ? encode_vectors(p, x, whole, y, 0)
+               : p->dtype == 1 ? encode_vectors(p, x, whole, y, 1)
+                               : encode_vectors(p, x, whole, y, 2);
+        bad |= encode_part(p, x + whole * item, whole, count - whole, y + whole);
+    }
+    return bad != 0;
+}
+
 static int runs(void) {
     return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
            && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
@@ -786,7 +928,7 @@ const caq_isa caq_avx512vnni = {
     .requantize_bytes = requantize_bytes,
     .requantize = requantize,
     .add = add,
-    .encode = body_encode,
+    .encode = encode,
     .max_pool = body_max_pool,
     .sum_pool = body_sum_pool,
     .lookup = lookup,

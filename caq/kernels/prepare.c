@@ -34,7 +34,7 @@ const char *caq_isa_name(int isa) { return NAMES[isa]; }
 
 int caq_isa_runs(int isa) { return !ISAS[isa] ? 0 : ISAS[isa]->runs() ? 1 : -1; }
 
-int64_t caq_panel_bytes(int isa, const caq_conv *c) { return ISAS[isa]->panel_bytes(c); }
+int64_t caq_panel_bytes(int isa, const caq_conv *c, int width) { return ISAS[isa]->panel_bytes(c, width); }
 
 int64_t caq_requantize_bytes(int isa, const caq_conv *c) { return ISAS[isa]->requantize_bytes(c); }
 
@@ -47,8 +47,8 @@ void caq_unpack(int isa, const caq_conv *c, const uint8_t *planes, int64_t plane
     ISAS[isa]->unpack(planes, plane_stride, width, weights(c), m);
 }
 
-int8_t *caq_panel(int isa, const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
-    return ISAS[isa]->panel(c, width, m, panel);
+void caq_panel(int isa, const caq_conv *c, int width, const int8_t *m, int8_t *panel) {
+    ISAS[isa]->panel(c, width, m, panel);
 }
 
 void caq_requantize_prepare(int isa, const caq_conv *c, const int32_t *five, const int32_t *sums, void *out) {
@@ -101,10 +101,10 @@ static int fixed_point(double scale, double bias, int64_t limit, int output_bits
 }
 
 int64_t caq_fixed_point(const int16_t *gain, int gain_exponent, const int16_t *bias, int bias_exponent, double ratio,
-                        int64_t accumulator_limit, int output_bits, int64_t count, int32_t *out) {
+                        double output_ratio, int64_t accumulator_limit, int output_bits, int64_t count, int32_t *out) {
     for (int64_t i = 0; i < count; i++) {
-        const double scale = ldexp(gain[i], gain_exponent) * ratio;
-        if (fixed_point(scale, ldexp(bias[i], bias_exponent), accumulator_limit, output_bits, out + i, count)) return 1 + i;
+        const double scale = ldexp(gain[i], gain_exponent) * ratio / output_ratio;
+        if (fixed_point(scale, ldexp(bias[i], bias_exponent) / output_ratio, accumulator_limit, output_bits, out + i, count)) return 1 + i;
     }
     return 0;
 }
@@ -130,7 +130,7 @@ static int narrowing(const caq_step *s, const caq_choice *choice, uint8_t *table
 /* Scratch: multiplicands of a part, then 5 rows of fixed point and the sums, or at an inference the part's panel. */
 static int64_t scratch_bytes(int isa, const caq_conv *c) {
     const caq_conv part = caq_part(c, 0);
-    const int64_t fixed = 6 * (int64_t)sizeof(int32_t) * c->out_channels, panel = caq_panel_bytes(isa, &part);
+    const int64_t fixed = 6 * (int64_t)sizeof(int32_t) * c->out_channels, panel = caq_panel_bytes(isa, &part, 8);
     return caq_unpack_bytes(&part) + (fixed > panel ? fixed : panel);
 }
 
@@ -156,6 +156,8 @@ int64_t caq_prepare(int isa, const caq_program *p, const caq_choice *choices, in
         layer->requantize = requantize + s->requantize_at;
         layer->narrow = choice->activation_width < 8 ? narrow + 256 * s->layer : 0;
         layer->weight_width = choice->weight_width;
+        layer->low = choice->low;
+        layer->high = choice->high;
         const int n = c->out_channels;
         caq_conv part = caq_part(c, 0);
         int8_t *m = (int8_t *)scratch, *panel = panels ? panels + s->panel_at : 0;
@@ -167,13 +169,16 @@ int64_t caq_prepare(int isa, const caq_program *p, const caq_choice *choices, in
         for (int begin = 0; (panels || sum) && begin < n; begin += part.out_channels) {
             part = caq_part(c, begin);
             caq_unpack(isa, &part, p->planes + s->first_plane_byte + begin * fan_in / 8, p->plane_bytes, choice->weight_width, m);
-            if (panels) panel = caq_panel(isa, &part, choice->weight_width, m, panel);
+            if (panels) {
+                caq_panel(isa, &part, choice->weight_width, m, panel);
+                panel += caq_panel_bytes(isa, &part, choice->weight_width);
+            }
             for (int k = 0; sum && k < part.out_channels; k++)
                 for (int64_t j = 0; j < fan_in; j++) sums[begin + k] += m[k * fan_in + j];
         }
         if (!fill) continue;
         if (caq_fixed_point(p->gain + row, p->gain_exponent[at], p->bias + row, p->bias_exponent[at], choice->ratio,
-                            accumulator_limit(s, choice), c->out_bytes == 2 ? 16 : 8, n, five))
+                            choice->output_ratio, accumulator_limit(s, choice), c->out_bytes == 2 ? 16 : 8, n, five))
             return 1 + s->layer;
         caq_requantize_prepare(isa, c, five, sums, requantize + s->requantize_at);
         if (layer->narrow && narrowing(s, choice, narrow + 256 * s->layer)) return 1 + s->layer;

@@ -29,24 +29,24 @@ static void fill_halo(const caq_view *v, uint8_t *arena) {
     if (v->bottom) memset(at(v, arena, v->h, 0) - left, v->zero, (size_t)v->bottom * v->row);
 }
 
-/* Returns 0, or 1 on NaN and infinity. */
+/* Encodes a sample at the start of its tensor's memory, halo included, and moves the rows from there to their places: the last
+ * one first, so that none is overwritten before it has moved. Returns 0, or 1 on NaN and infinity. */
 static int encode(const caq_isa *isa, const caq_program *p, const uint8_t *x, uint8_t *arena) {
-    static const int32_t BYTES[] = {1, 2, 4};
     const caq_view *v = &p->input;
     const int64_t items = (int64_t)v->w * v->c;
-    int bad = 0;
-    for (int row = 0; row < v->h; row++)
-        bad |= isa->encode(p, x + row * items * BYTES[p->dtype], row * items % p->scaling_channels, at(v, arena, row, 0), items);
+    uint8_t *codes = at(v, arena, -v->top, -v->left);
+    const int bad = isa->encode(p, x, codes, v->h * items);
+    if (at(v, arena, 0, 0) != codes || v->row != items)
+        for (int row = v->h - 1; row >= 0; row--) memmove(at(v, arena, row, 0), codes + row * items, (size_t)items);
     return bad;
 }
 
-/* The panel of a part of a layer's channels, in scratch. */
-static const int8_t *unpacked(int id, const caq_program *p, const caq_step *s, const caq_layer *layer, const caq_conv *part,
-                              int32_t begin, uint8_t *arena) {
+/* The panel of a part of a layer that has none, in the arena's scratch; `begin` is the part's first channel. */
+CAQ_INLINE const int8_t *unpack_panel(int id, const caq_program *p, const caq_step *s, const caq_conv *part, int32_t begin,
+                                      int32_t width, uint8_t *arena) {
     int8_t *m = (int8_t *)(arena + p->scratch), *panel = m + caq_unpack_bytes(part);
-    const uint8_t *planes = p->planes + s->first_plane_byte + begin * caq_fan_in(part) / 8;
-    caq_unpack(id, part, planes, p->plane_bytes, layer->weight_width, m);
-    caq_panel(id, part, layer->weight_width, m, panel);
+    caq_unpack(id, part, p->planes + s->first_plane_byte + begin * caq_fan_in(part) / 8, p->plane_bytes, width, m);
+    caq_panel(id, part, width, m, panel);
     return panel;
 }
 
@@ -72,11 +72,11 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         .y_row = s->output.row,
         .y_w = s->output.w,
         .panel = layer->panel,
-        .end = c->out_channels / c->groups,
+        .end = c->groups == 1 ? c->out_channels : c->out_channels / c->groups,
         .weight_width = layer->weight_width,
         .requantize = layer->requantize,
-        .low = s->low,
-        .high = s->high,
+        .low = layer->low,
+        .high = layer->high,
         .zero = s->low < 0 && c->out_bytes == 1 ? 128 : 0,
         .narrow = s->narrowed_by >= 0 ? layers[s->narrowed_by].narrow : 0,
     };
@@ -87,13 +87,13 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         t.residual_zero = s->inputs[1].zero;
         t.sum_zero = s->output.zero;
     }
-    caq_conv part = *c;
-    for (int32_t begin = 0; begin < c->out_channels; begin += part.out_channels) {
+    for (int32_t begin = 0, count = c->out_channels; begin < c->out_channels; begin += count) {
         if (!layer->panel) {
-            part = caq_part(c, begin);
+            const caq_conv part = caq_part(c, begin);
+            count = part.out_channels;
             t.begin = begin;
-            t.end = (begin + part.out_channels) / c->groups;
-            t.panel = unpacked(id, p, s, layer, &part, begin, arena);
+            t.end = (begin + count) / c->groups;
+            t.panel = unpack_panel(id, p, s, &part, begin, layer->weight_width, arena);
         }
         if (caq_is_depthwise(c))
             isa->depthwise(&t, 0, s->output.h);
@@ -251,6 +251,17 @@ int64_t caq_run(int id, const caq_program *p, const caq_layer *layers, const voi
 void caq_run_step(int id, const caq_program *p, const caq_layer *layers, int32_t step, int64_t repeat, uint8_t *arena) {
     const caq_isa *isa = caq_isa_table(id);
     while (repeat-- > 0) run_step(isa, id, p, layers, &p->steps[step], arena);
+}
+
+void caq_unpack_step(int id, const caq_program *p, const caq_layer *layers, int32_t step, int64_t repeat, uint8_t *arena) {
+    const caq_step *s = &p->steps[step];
+    if (s->kind != CAQ_CONV) return;
+    while (repeat-- > 0)
+        for (int32_t begin = 0; begin < s->conv.out_channels;) {
+            const caq_conv part = caq_part(&s->conv, begin);
+            unpack_panel(id, p, s, &part, begin, layers[s->layer].weight_width, arena);
+            begin += part.out_channels;
+        }
 }
 
 int64_t caq_argmax(const int16_t *y, int64_t count) {

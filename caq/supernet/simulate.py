@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from caq.graph import Assignment
-from caq.plan import adding, layer_fixed_point, narrowing, rescaling
+from caq.plan import adding, layer_fixed_point, narrowing, only_readers, rescaling, written
 from caq.quant import TOP_WIDTH, FixedPoint, multiplicands
 from caq.supernet.layers import AvgPool, MaxPool, Reshape, SwitchableLayer
 from caq.supernet.lower import Lowered
@@ -25,6 +25,7 @@ def simulate(
     """Output codes (N, H * W * C) int64, channels last, of input codes (N, C, H, W) int8 at `assignment`."""
     graph, parameters = lowered.graph, lowered.parameters
     graph.check_assignment(assignment)
+    outputs, direct = written(graph, parameters, assignment), set(only_readers(graph).values())
     live = [codes.double()]
     layer_index = 0
     for i, (node, ts) in enumerate(zip(supernet.nodes, supernet.sources, strict=True)):
@@ -33,7 +34,7 @@ def simulate(
             layer, widths = graph.layers[layer_index], assignment[layer_index]
             x = inputs[0]
             signed = graph.signed(ts[0])
-            if widths.activation != TOP_WIDTH:
+            if widths.activation != TOP_WIDTH and layer_index not in direct:
                 ratio = parameters.ratios[layer_index, graph.widths.index(widths.activation)]
                 fixed, bounds = narrowing(ratio, widths.activation, signed)
                 x = _requantize(x, fixed, *bounds)
@@ -42,8 +43,9 @@ def simulate(
             x, padding = node.window.pad(x)
             # float64 holds every sum exactly.
             total = functional.conv2d(x, weight, None, node.window.stride, padding, node.window.dilation, node.groups)
-            fixed = layer_fixed_point(graph, parameters, layer, widths, parameter_set)
-            live.append(_requantize(total, fixed, op.low, op.high))
+            output = outputs[layer_index]
+            fixed = layer_fixed_point(graph, parameters, layer, widths, parameter_set, output.ratio)
+            live.append(_requantize(total, fixed, output.low, output.high))
             layer_index += 1
         elif isinstance(node, MaxPool | Reshape):
             live.append(node(*inputs))

@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from caq import artifact
+from caq import artifact, native
+from caq.cli import doctor
 from caq.cli.output import Output
 from caq.cli.points import explain_points
 from caq.engine import Engine
@@ -178,9 +179,58 @@ def test_doctor(files, call, monkeypatch):
     found = call("doctor", "--json").json
     assert {"state_of_charge", "temperature_c", "memory_available"} <= {row["field"] for row in found["context"]}
     assert all(row["reason"] for row in found["context"] if row["value"] is None)
-    assert found["engine"].endswith(np.__version__)
+    assert found["numpy"] == np.__version__
     monkeypatch.setattr("caq.cli.doctor.EXTRAS", {"no-such-package": "sim", "numpy": "train"})
     extras = call("doctor", "--json").json["extras"]
     assert extras[0] == {"package": "no-such-package", "version": None, "install": "pip install 'caq[sim]'"}
     assert extras[1]["version"] == np.__version__
     assert "pip install 'caq[sim]'" in call("doctor").out
+
+
+def test_doctor_says_which_instruction_set_runs_and_why(call, monkeypatch):
+    monkeypatch.delenv("CAQ_ISA", raising=False)
+    sets = {row["name"]: row for row in call("doctor", "--json").json["instruction_sets"]}
+    assert {name: row["reason"] for name, row in sets.items()} == native.isa_names()
+    runs = [name for name, row in sets.items() if row["runs"]]
+    assert "portable" in runs and all(row["runs"] == (not row["reason"]) for row in sets.values())
+
+    def engine():
+        return call("doctor", "--json").json["engine"]
+
+    assert engine() == f"native kernels, {runs[-1]}: the best that runs here"
+    monkeypatch.setenv("CAQ_ISA", "portable")
+    assert engine() == "native kernels, portable: CAQ_ISA asks for it"
+    monkeypatch.setenv("CAQ_ISA", "sse9")
+    assert "CAQ_ISA=sse9 is set" in engine() and "choose one of portable" in engine() and "unset it" in engine()
+    assert "CAQ_ISA=sse9 is set" in call("doctor").out
+
+
+def test_doctor_names_what_the_cpu_lacks(call, monkeypatch):
+    sets = {"portable": "", "avx2": "", "avx512vnni": native.CPU_LACKS, "neon": native.NOT_BUILT}
+    monkeypatch.setattr(native, "isa_names", lambda: sets)
+    features = {"avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
+    monkeypatch.setattr(doctor, "cpu_features", lambda: features)
+    monkeypatch.setenv("CAQ_ISA", "avx512vnni")
+    found = call("doctor", "--json").json
+    lacks = {row["name"]: row["lacks"] for row in found["instruction_sets"]}
+    assert lacks == {"portable": [], "avx2": [], "avx512vnni": ["avx512vbmi", "avx512_vnni"], "neon": []}
+    assert f"{native.CPU_LACKS}; choose one of portable, avx2" in found["engine"]
+    assert f"{native.CPU_LACKS}: avx512vbmi, avx512_vnni\n" in call("doctor").out
+    features.clear()  # /proc/cpuinfo cannot be read
+    assert all(row["lacks"] == [] for row in call("doctor", "--json").json["instruction_sets"])
+
+
+def test_features_of_instruction_sets_that_run_here():
+    names = native.isa_names()
+    assert set(doctor.FEATURES) == set(names) - {"portable"}
+    found = doctor.cpu_features()
+    for name in (name for name, reason in names.items() if not reason and name not in ("portable", "neon")):
+        assert found.issuperset(doctor.FEATURES[name])
+
+
+@pytest.mark.parametrize("key", ["flags\t\t", "Features\t"])
+def test_cpu_features(key, tmp_path):
+    assert doctor.cpu_features(tmp_path) == set()
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nvmx flags\t: no\n{key}: a b\n\nprocessor\t: 1\n{key}: c\n")
+    assert doctor.cpu_features(tmp_path) == {"a", "b"}

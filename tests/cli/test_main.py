@@ -14,6 +14,7 @@ READING = [
     ("eval", "{artifact}", "--data", "{data}"),
     ("run", "{artifact}", "--data", "{data}", "--samples", "2"),
     ("run", "{artifact}", "--data", "{data}", "--trace", "{trace}"),
+    ("profile", "{artifact}", "--seconds", "0.01"),
     ("doctor",),
 ]
 
@@ -43,7 +44,7 @@ def test_no_command_that_a_device_needs_imports_an_extra(command, files):
 
 def test_help_and_version(call):
     shown = call("--help")
-    assert shown.code == 0 and all(name in shown.out for name in ("train", "eval", "info", "run", "doctor", "demo"))
+    assert shown.code == 0 and all(name in shown.out for name in ("train", "eval", "info", "run", "profile", "doctor"))
     assert call("--version").out.startswith("caq 0.")
 
 
@@ -58,6 +59,7 @@ def test_help_and_version(call):
         (("eval", "x.caq", "--data", "d", "--point", "a", "--widths", "4"), "not allowed with"),
         (("run", "x.caq", "--data", "d", "--period", "nan"), "above 0"),
         (("run", "x.caq", "--data", "d", "--speed", "2"), "--speed needs --trace"),
+        (("profile", "x.caq", "--seconds", "0"), "above 0"),
         (("train", "--data", "d", "--model", "m", "--out", "o", "--budgets", "saver"), "saver=0.22"),
         (("train", "--data", "d", "--model", "m", "--out", "o", "--budgets", "a=1,a=0.5"), "twice"),
         (("train", "--data", "d", "--model", "m", "--out", "o", "--widths", "2,x"), "an integer from 1"),
@@ -99,6 +101,9 @@ def test_wrong_usage_exits_with_2(argv, message, call):
         (("run", "{artifact}", "--data", "{data}", "--policy", "phon"), "ConfigError", "did you mean 'phone'"),
         (("run", "{artifact}", "--data", "{data}", "--policy", "no.yaml"), "ConfigError", "no.yaml: cannot be read"),
         (("run", "{artifact}", "--data", "{data}", "--policy", "{folder}/r.yaml"), "ConfigError", "'w8a9'"),
+        (("profile", "{folder}/short.caq"), "FormatError", "short.caq"),
+        (("profile", "{artifact}", "--point", "mixd"), "AssignmentError", "did you mean 'mixed'"),
+        (("profile", "{artifact}", "--isa", "sse9"), "ConfigError", "'sse9': unknown; choose one of portable"),
         (("run", "{artifact}", "--data", "{data}", "--trace", "no.csv"), "TraceError", "no.csv: cannot be read"),
         (("run", "{artifact}", "--data", "{data}", "--trace", "{folder}/bad.csv"), "TraceError", "line 2"),
     ],

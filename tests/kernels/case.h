@@ -32,7 +32,7 @@ typedef struct {
     /* conv */
     int groups, weight_width, activation_width;
     int narrows; /* there is a place to narrow the input to */
-    number ratio;
+    number ratio, output_ratio;
     int64_t weights;
     int8_t *q; /* 8-bit codes */
     int gain_exponent, bias_exponent;

@@ -155,7 +155,8 @@ static void write_parameters(const test_case *t, setting *s) {
     p->bias_exponent = s->exponents[1][0];
     p->layers = LAYERS;
     s->choices[layer] = (caq_choice){t->weight_width, t->activation_width, set,
-                                     t->activation_width == 8 ? 1 : ldexp(t->ratio.mantissa, t->ratio.exponent)};
+                                     t->activation_width == 8 ? 1 : ldexp(t->ratio.mantissa, t->ratio.exponent),
+                                     ldexp(t->output_ratio.mantissa, t->output_ratio.exponent), t->low, t->high};
 }
 
 /* Has the layer prepared, as in an operating point's first selection or a later one. Returns what caq_prepare returns. */
@@ -163,7 +164,7 @@ static int64_t prepare(const test_case *t, setting *s, int isa) {
     caq_step *step = &s->step;
     step->panel_at = 64 * (int64_t)(t->seed % 2);
     step->requantize_at = 64 * (int64_t)(t->seed % 3);
-    s->panel_bytes = step->panel_at + caq_panel_bytes(isa, &step->conv);
+    s->panel_bytes = step->panel_at + caq_panel_bytes(isa, &step->conv, t->weight_width);
     s->requantize_bytes = step->requantize_at + caq_requantize_bytes(isa, &step->conv);
     s->scratch_bytes = caq_scratch_bytes(isa, &s->program);
     if (t->lean) s->arena_bytes = s->program.scratch + s->scratch_bytes + SLACK;
@@ -201,10 +202,10 @@ static void write_samples(const test_case *t, setting *s) {
     const int64_t count = (int64_t)in->h * in->w * in->c, item = t->dtype == 0 ? 1 : t->dtype == 1 ? 2 : 4;
     p->input = s->views[0];
     p->dtype = t->dtype;
-    p->scaling_channels = t->scaling_channels;
-    p->scaling_period = (1 + (int)(t->seed % 5)) * t->scaling_channels;
+    /* Short periods, and some that vectors go into. */
+    p->scaling_period = (t->seed % 2 ? 64 : 1 + (int)(t->seed % 5)) * t->scaling_channels;
     p->sample_bytes = count * item;
-    const int n = t->scaling_channels, repeated = p->scaling_period + n;
+    const int n = t->scaling_channels, repeated = p->scaling_period;
     int32_t *scaling = get(s, (int64_t)3 * 4 * repeated, "scaling");
     float *resolution = get(s, (int64_t)4 * repeated, "resolution");
     for (int i = 0; i < repeated; i++) {
@@ -392,6 +393,7 @@ static void dump(const test_case *t) {
         const int layer[] = {t->groups, t->weight_width, t->activation_width, t->narrows, t->gain_exponent, t->bias_exponent};
         for (size_t i = 0; i < sizeof layer / sizeof *layer; i++) dump_int(layer[i]);
         dump_numbers(&t->ratio, 1);
+        dump_numbers(&t->output_ratio, 1);
         for (int i = 0; i < t->out.c; i++) dump_int(t->gain[i]);
         for (int i = 0; i < t->out.c; i++) dump_int(t->bias[i]);
         for (int64_t i = 0; i < t->weights; i++) dump_int(t->q[i]);

@@ -152,6 +152,12 @@ static void requantization(test_case *t) {
     t->ratio.mantissa = between(4096, 8191);
     t->ratio.exponent = 8 - t->activation_width - between(12, 13);
     if (once_in(10)) t->ratio.exponent = between(-72, 47);
+    /* Of 8-bit codes, or as if they were written with fewer bits. */
+    t->output_ratio.mantissa = 1;
+    if (t->out.bytes == 1 && once_in(3)) {
+        t->output_ratio.mantissa = between(4096, 8191);
+        t->output_ratio.exponent = once_in(10) ? between(-60, 40) : -between(7, 13);
+    }
 }
 
 static void addition(test_case *t, int terms) {

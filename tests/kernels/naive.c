@@ -92,13 +92,13 @@ static int conv(test_case *t) {
     const int64_t fan_in = (int64_t)w->kernel_h * w->kernel_w * in_group, count = (int64_t)in.h * in.w * in.c;
     const int64_t activation = in.is_signed ? 1 << (width - 1) : (1 << width) - 1;
     const int64_t multiplicand = t->weight_width == 8 ? 128 : (1 << t->weight_width) - 1;
-    const double ratio = width == 8 ? 1 : value(t->ratio);
+    const double ratio = width == 8 ? 1 : value(t->ratio), output_ratio = value(t->output_ratio);
     int refused = 0;
 
     int64_t(*five)[5] = malloc((size_t)out->c * sizeof *five);
     for (int o = 0; o < out->c; o++)
-        refused |= naive_fixed_point(ldexp(t->gain[o], t->gain_exponent) * ratio, ldexp(t->bias[o], t->bias_exponent),
-                                     fan_in * activation * multiplicand, out->bytes == 2 ? 16 : 8, five[o]);
+        refused |= naive_fixed_point(ldexp(t->gain[o], t->gain_exponent) * ratio / output_ratio,
+                                     ldexp(t->bias[o], t->bias_exponent) / output_ratio, fan_in * activation * multiplicand, out->bytes == 2 ? 16 : 8, five[o]);
     int64_t f[5];
     if (width < 8) refused |= naive_fixed_point(1 / ratio, 0, in.is_signed ? 128 : 255, 8, f);
 

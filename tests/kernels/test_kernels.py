@@ -160,7 +160,7 @@ def test_a_microcontroller(tmp_path):
     names = ("prepare", "run", "isa_portable")
     objects = compile_kernels(tmp_path, cc, "-mcpu=cortex-m4", "-mthumb", names=names)
     needed = {name for name in needs("arm-none-eabi-nm", objects) if not name.startswith(("__aeabi_", "caq_"))}
-    assert needed <= {"memcpy", "memset", "floor", "frexp", "ldexp"}
+    assert needed <= {"memcpy", "memmove", "memset", "floor", "frexp", "ldexp"}
 
 
 class Dump:
@@ -216,7 +216,7 @@ class Dump:
 
     def _layer(self, c: SimpleNamespace) -> None:
         c.groups, c.weight, c.activation, c.narrows, gain_exponent, bias_exponent = self._ints(6)
-        c.ratio = self._numbers(1)
+        c.ratio, c.output_ratio = self._numbers(2)
         channels, per_group = c.out.codes.shape[3], c.inputs[0].codes.shape[3] // c.groups
         c.gain = np.ldexp(self._take(channels).astype(np.float64), gain_exponent)
         c.bias = np.ldexp(self._take(channels).astype(np.float64), bias_exponent)
@@ -237,9 +237,9 @@ def convolved(c: SimpleNamespace) -> NDArray[np.int32]:
     gain = c.gain if c.activation == 8 else c.gain * c.ratio
     most = max(map(abs, activation_range(c.activation, signed)))
     limit = m[0].size * most * multiplicand_limit(c.weight)
-    f = fixed_point(gain, c.bias, limit, c.out.bits)
+    f = fixed_point(gain / c.output_ratio, c.bias / c.output_ratio, limit, c.out.bits)
     if c.activation < 8:
-        narrow, limits = narrowing(float(c.ratio[0]), c.activation, signed)
+        narrow, limits = narrowing(float(c.ratio), c.activation, signed)
         x = requantize(x, narrow, *limits) if c.narrows else x
     total = reference.conv_accumulate(x, m, c.stride, c.padding, c.dilation, c.groups, limit)
     y = requantize(total, f, c.low, c.high)

@@ -15,7 +15,7 @@
 #include "caq.h"
 
 enum { SIZE = 9, CHANNELS = 16, LAYERS = 1, POINTS = 6, INFERRING = 3, SETS = 1, KERNEL = 3 };
-enum { PERIOD = 256, ENTRIES = PERIOD + CHANNELS }; /* of the scaling, which repeats */
+enum { PERIOD = 256 }; /* of the scaling, which repeats */
 enum { ITEMS = SIZE * SIZE * CHANNELS, WEIGHTS = CHANNELS * KERNEL * KERNEL * CHANNELS, SAMPLES = 4 };
 
 typedef struct {
@@ -62,8 +62,8 @@ static void make_program(void) {
     static caq_view conv_inputs[2], add_inputs[2];
     static int16_t gain[CHANNELS], bias[CHANNELS];
     static int8_t gain_exponent[LAYERS] = {-24}, bias_exponent[LAYERS] = {-10};
-    static int32_t scaling[3 * ENTRIES];
-    static float resolution[ENTRIES];
+    static int32_t scaling[3 * PERIOD];
+    static float resolution[PERIOD];
     static uint8_t planes[8][WEIGHTS / 8];
     int64_t offset = 0;
     const caq_view input = tensor(&offset), middle = tensor(&offset), output = tensor(&offset);
@@ -83,19 +83,19 @@ static void make_program(void) {
         gain[i] = (int16_t)(16384 + next_random() % 16000);
         bias[i] = (int16_t)(next_random() % 65535 - 32767);
     }
-    for (int i = 0; i < ENTRIES; i++) {
+    for (int i = 0; i < PERIOD; i++) {
         scaling[i] = 1 << 14;
-        scaling[ENTRIES + i] = -128 * (1 << 14);
-        scaling[2 * ENTRIES + i] = 14;
+        scaling[PERIOD + i] = -128 * (1 << 14);
+        scaling[2 * PERIOD + i] = 14;
         resolution[i] = 1;
     }
     for (int b = 0; b < 8; b++)
         for (int i = 0; i < WEIGHTS / 8; i++) planes[b][i] = (uint8_t)next_random();
     program = (caq_program){.steps = steps, .step_count = 2, .input = input, .output = output, .dtype = 0,
-                            .scaling_channels = CHANNELS, .scaling_period = PERIOD, .scaling = scaling, .resolution = resolution, .sample_bytes = ITEMS,
+                            .scaling_period = PERIOD, .scaling = scaling, .resolution = resolution, .sample_bytes = ITEMS,
                             .gain = gain, .bias = bias, .gain_exponent = gain_exponent, .bias_exponent = bias_exponent,
                             .channels = CHANNELS, .layers = LAYERS, .planes = planes[0], .plane_bytes = WEIGHTS / 8};
-    panel_bytes = caq_panel_bytes(isa, &conv);
+    panel_bytes = caq_panel_bytes(isa, &conv, 8);
     requantize_bytes = caq_requantize_bytes(isa, &conv);
 }
 
@@ -135,7 +135,7 @@ int main(int argc, char **argv) {
     int different = 0;
     for (int p = 0; p < POINTS; p++) {
         static const int weight[POINTS] = {2, 3, 4, 5, 6, 8}, activation[POINTS] = {8, 4, 2, 5, 3, 8};
-        choices[p][0] = (caq_choice){weight[p], activation[p], 0, activation[p] == 8 ? 1.0 : 4.0};
+        choices[p][0] = (caq_choice){weight[p], activation[p], 0, activation[p] == 8 ? 1.0 : 4.0, 1.0, -128, 127};
         requantize[p] = room(requantize_bytes);
         narrow[p] = room(256);
         resident[p] = make_plan(p, 1, scratch);
