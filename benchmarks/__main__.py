@@ -18,6 +18,7 @@ def commands(data: Path | None) -> list[list[str]]:
         ["benchmarks.nested_codes"],
         ["benchmarks.contract"],
         ["benchmarks.footprint"],
+        ["benchmarks.memory"],
         [accuracy, "--data", "digits", "--model", "resnet8", "--epochs", "20", "--alone", "--bars"],
     ]
     sets = {

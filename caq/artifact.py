@@ -79,6 +79,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from caq.pages import MappedPlanes
+
 VERSION = "1"
 TENSORS = ("manifest", "parameters", "planes")
 #: Arrays of the parameters.
@@ -168,19 +170,21 @@ def _bytes_of(model: Model) -> bytes:
     return len(head).to_bytes(8, "little") + head + manifest + parameters + planes.tobytes()
 
 
-def load(path: str | PathLike[str], *, max_width: int = 8) -> Model:
+def load(path: str | PathLike[str], *, max_width: int = 8, mapped: bool = False) -> Model:
     """Reads a model and verifies all that it reads.
 
-    max_width: bit planes beyond this width are not read. The model's arrays are read-only. Raises FormatError,
-    IntegrityError, SchemaError or VersionError, all ArtifactError, naming the file, and ConfigError on arguments of
-    other types; FileNotFoundError and PermissionError pass through.
+    max_width: bit planes beyond this width are not read. mapped: bit planes are verified, but stay in the file, mapped
+    for reading, so that the system can have their memory; the file must not be changed in place as long as the model
+    lives (caq.pages has the reasons). The model's arrays are read-only. Raises FormatError, IntegrityError, SchemaError
+    or VersionError, all ArtifactError, naming the file, and ConfigError on arguments of other types and on a file that
+    cannot be mapped; FileNotFoundError and PermissionError pass through.
     """
     if not isinstance(path, str | os.PathLike):
         hint = "; caq.artifact.loads reads bytes" if isinstance(path, bytes) else ""
         raise ConfigError(f"the path of a .caq file is expected, not {type(path).__name__}{hint}")
     check_max_width(max_width)
     with Reader(path) as reader:
-        return reader.model(max_width)
+        return reader.model(max_width, mapped)
 
 
 def loads(data: bytes) -> Model:
@@ -242,16 +246,16 @@ class Reader:
     def bytes_for(self, width: int) -> int:
         """Bytes of the file that a reader of weights of at most `width` bits reads."""
         planes = self.tensors["planes"]
-        return planes.offset + planes.shape[1] * max((w for w in self.manifest.graph.widths if w <= width), default=0)
+        return planes.offset + planes.shape[1] * self._rows(width)
 
-    def model(self, max_width: int = 8) -> Model:
+    def model(self, max_width: int = 8, mapped: bool = False) -> Model:
         """Reads the tensors that `max_width` needs; see `load`."""
         try:
-            return self._model(max_width)
+            return self._model(max_width, mapped)
         except CaqError as e:
             raise type(e)(f"{self.name}: {e}") from None
 
-    def _model(self, max_width: int) -> Model:
+    def _model(self, max_width: int, in_file: bool) -> Model:
         m = self.manifest
         arrays = self._read_parameters()
         affine, exponents, scaling = arrays["affine"], arrays["exponents"], arrays["scaling"]
@@ -265,16 +269,20 @@ class Reader:
             "shift": scaling[2].astype(np.uint8),
             "resolution": arrays.get("resolution", np.ones(scaling.shape[1], np.float32)),
         }
+        mapped = self._map_planes(max_width) if in_file else None
+        planes = self._read_planes(max_width) if mapped is None else mapped.planes
+        self._check_planes(planes)
         return Model(
             m.graph,
             parameters,
-            self._read_planes(max_width),
+            planes,
             InputScaling.from_arrays(m.dtype, float(parameters.steps[0]), channels),
             m.sample_shape,
             m.points,
             m.labels,
             m.task,
             m.provenance,
+            mapped,
         )
 
     def _read_parameters(self) -> dict[str, NDArray[Any]]:
@@ -289,19 +297,31 @@ class Reader:
             start += arrays[name].nbytes
         return arrays
 
+    def _rows(self, max_width: int) -> int:
+        return max((w for w in self.manifest.graph.widths if w <= max_width), default=0)
+
     def _read_planes(self, max_width: int) -> NDArray[np.uint8]:
-        g, size = self.manifest.graph, self.manifest.graph.plane_bytes
-        rows = max((w for w in g.widths if w <= max_width), default=0)
+        rows, size = self._rows(max_width), self.manifest.graph.plane_bytes
         raw = self._bytes(self.tensors["planes"].offset, rows * size)
+        if len(raw) < rows * size:
+            raise IntegrityError("planes: the file was cut short while it was read")
+        return np.ndarray((rows, size), np.uint8, raw)
+
+    def _map_planes(self, max_width: int) -> MappedPlanes:
+        from caq.pages import MappedPlanes
+
+        rows, size = self._rows(max_width), self.manifest.graph.plane_bytes
+        return MappedPlanes(self._file, self.tensors["planes"].offset, rows, size, self.name)
+
+    def _check_planes(self, planes: NDArray[np.uint8]) -> None:
+        g = self.manifest.graph
         for (below, width), digest in zip(_groups(g), self.manifest.sha256[1:], strict=True):
-            if width <= rows and _digest(raw[below * size : width * size]) != digest:
+            if width <= len(planes) and _digest(planes[below:width].data) != digest:
                 raise IntegrityError(f"planes of width {width}: their SHA-256 does not match the manifest's")
-        planes: NDArray[np.uint8] = np.ndarray((rows, size), np.uint8, raw)
         ends = np.cumsum([plane_bytes(layer.weights) for layer in g.layers]) - 1
         filler = np.array([0xFF << (layer.weights % 8 or 8) & 0xFF for layer in g.layers], np.uint8)
         if (planes[:, ends] & filler).any():
             raise SchemaError("planes: a bit after a layer's last code is not 0")
-        return planes
 
     def _read_header(self) -> tuple[dict[str, Tensor], str]:
         if self.file_bytes < 8:
@@ -422,18 +442,18 @@ def _tensor(name: str, entry: object, position: int, start: int) -> Tensor:
     return Tensor(shape, start + position, nbytes)
 
 
-def _digest(raw: bytes) -> str:
+def _digest(raw: bytes | memoryview) -> str:
     """SHA-256 in base64, URL alphabet, without its padding: a third shorter than in hexadecimal."""
     text = binascii.b2a_base64(_sha256(raw), newline=False).decode()
     return text.rstrip("=").replace("+", "-").replace("/", "_")
 
 
-def _sha256(raw: bytes) -> bytes:
+def _sha256(raw: bytes | memoryview) -> bytes:
     """SHA-256: Python's own, which `random` uses likewise, unless there is so much to do that OpenSSL's pays off.
 
     hashlib loads OpenSSL, which takes 3 ms and 4 MiB; a MiB takes it 1 ms, and Python's own 3 ms.
     """
-    if len(raw) < 2**20:
+    if memoryview(raw).nbytes < 2**20:
         try:
             if sys.version_info >= (3, 12):
                 from _sha2 import sha256

@@ -17,6 +17,7 @@ from caq.graph import Assignment, LayerWidths
 from caq.model import Model, OperatingPoint
 from caq.native import NativePlan, Program, Tables
 from caq.plan import build_plan
+from caq.quant import plane_bytes
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -41,13 +42,15 @@ class Engine:
 
     source: path of a `.caq` file, or a `Model`. max_width: read no bit planes beyond this weight width; points that
     need more are not offered. kernels: "native", or "reference" for the slow ones that define right. lean: unpack
-    weights at every inference instead of at a switch, for the least memory. isa: an instruction set by name, for
-    comparisons.
+    weights at every inference instead of at a switch, for the least memory. mapped: leave the bit planes in the file,
+    mapped, so that the system can have their memory; see `caq.pages` for what the file must not undergo then. isa: an
+    instruction set by name, for comparisons.
     The first operating point is selected.
 
     Plans of points that were selected stay resident, so that selecting them again swaps one reference; `trim` frees
     them. Raises ArtifactError on a file that cannot be trusted, AssignmentError if no point is left, ConfigError on a
-    source, a width, kernels or an instruction set that there is not.
+    source, a width, kernels or an instruction set that there is not, and on a file that cannot be mapped. Later calls
+    raise IntegrityError if they need planes of a mapped file that was changed since.
     """
 
     def __init__(
@@ -57,12 +60,15 @@ class Engine:
         max_width: int = 8,
         kernels: str = "native",
         lean: bool = False,
+        mapped: bool = False,
         isa: str | None = None,
     ) -> None:
         if kernels not in KERNELS:
             raise ConfigError(f"kernels: one of {', '.join(KERNELS)} is expected, not {kernels!r}")
         check_max_width(max_width)
-        self.model = source if isinstance(source, Model) else load(source, max_width=max_width)
+        if mapped and isinstance(source, Model) and source.mapped is None:
+            raise ConfigError("mapped: this model is in memory; pass its path, or caq.load(path, mapped=True)")
+        self.model = source if isinstance(source, Model) else load(source, max_width=max_width, mapped=mapped)
         available = min(len(self.model.planes), max_width)
         needed = {p.name: max(pair.weight for pair in p.assignment) for p in self.model.points}
         served = {p.name: p for p in self.model.points if needed[p.name] <= available}
@@ -118,12 +124,29 @@ class Engine:
         return plan
 
     def trim(self) -> None:
-        """Frees what can be made again: plans of other points than the active one, and memory of past inferences."""
+        """Gives back to the system what can be made, or read, again.
+
+        That is plans of other points than the active one, memory of past inferences, and of mapped bit planes those
+        that the active plan does not read at an inference: all, or, without panels, those below its widths.
+        """
         with self._lock:
             active = self._active[1]
             self._plans = {name: plan for name, plan in self._plans.items() if plan is active}
             if self._program is not None:
                 self._program.trim()
+            if self.model.mapped is not None:
+                self.model.mapped.give_back(self._planes_read(active.assignment))
+
+    def _planes_read(self, assignment: Assignment) -> list[tuple[int, int]]:
+        """First byte and length of what an inference reads of each layer's bit planes."""
+        if self._program is None or not self._program.lean:
+            return []
+        graph = self.model.graph
+        return [
+            (plane * graph.plane_bytes + layer.first_byte, plane_bytes(layer.weights))
+            for layer, pair in zip(graph.layers, assignment, strict=True)
+            for plane in range(pair.weight)
+        ]
 
     def build(self, assignment: Assignment, parameter_set: int | None = None) -> AnyPlan:
         """The plan of any assignment, not only a point's; run it with `run_plan`. Raises AssignmentError.
@@ -151,6 +174,7 @@ class Engine:
         if self._program is None:
             from caq.reference import ReferencePlan
 
+            model.check_file()
             return ReferencePlan(model, build_plan(graph, model.parameters, planes, assignment, parameter_set))
         with self._lock:
             return NativePlan(self._program, Tables(self._program, assignment, parameter_set))

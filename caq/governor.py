@@ -25,11 +25,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decision:
-    """The operating point that a policy wants, why in words, and whether that cannot wait for the dwell to end."""
+    """The operating point that a policy wants, why in words, and whether that cannot wait for the dwell to end.
+
+    trim: whether memory is short. When it becomes so, and after each switch while it is, an engine that can gives back
+    what it can make again.
+    """
 
     point: str
     reason: str
     urgent: bool = False
+    trim: bool = False
 
 
 class Policy(Protocol):
@@ -76,6 +81,13 @@ class SwitchableEngine(Protocol):
     def point(self) -> str: ...
 
     def select(self, point: str, /) -> None: ...
+
+
+@runtime_checkable
+class TrimmableEngine(Protocol):
+    """An engine that can give memory back to the system."""
+
+    def trim(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,7 @@ class Governor:
         self._history_length = history_length
         self._lock = threading.Lock()
         self._switched_s: float | None = None
+        self._trimmed = False
         self._failure = ""
         self._decision: Decision | None = None
         self._history: tuple[Switch, ...] = ()
@@ -171,6 +184,7 @@ class Governor:
                 decision = self._decide(context, current)
                 if decision.point == current or not self._may_switch(decision, now_s):
                     self._failure = ""
+                    self._trim(decision, switched=False)
                     return None
                 doing = f"the engine cannot switch to {decision.point}"
                 self._engine.select(decision.point)
@@ -183,6 +197,7 @@ class Governor:
             switch = Switch(now_s, current, decision.point, decision.reason, context)
             self._remember(switch)
             log.info("operating point %s -> %s: %s", current, decision.point, decision.reason)
+            self._trim(decision, switched=True)
             return switch
 
     def _decide(self, context: Context, current: str) -> Decision:
@@ -199,6 +214,16 @@ class Governor:
         if self._closed:
             return False
         return decision.urgent or self._switched_s is None or now_s - self._switched_s >= self._min_dwell_s
+
+    def _trim(self, decision: Decision, switched: bool) -> None:
+        now = decision.trim and (switched or not self._trimmed) and not self._closed
+        self._trimmed = decision.trim
+        if now and isinstance(self._engine, TrimmableEngine):
+            try:
+                self._engine.trim()
+                log.info("memory is given back: %s", decision.reason)
+            except Exception:
+                log.exception("the engine cannot give memory back")
 
     def _fail(self, failure: Switch) -> None:
         if failure.reason == self._failure:

@@ -15,6 +15,8 @@ from caq.scaling import InputScaling
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from caq.pages import MappedPlanes
+
 #: What a model may be trained for, and how it is scored.
 TASKS = {"classify": "accuracy", "reconstruct": "r2"}
 
@@ -40,7 +42,8 @@ class Model:
     """All that a `.caq` file holds.
 
     planes: (w, graph.plane_bytes) uint8, most significant first; w is below 8 when only narrower widths were read.
-    sample_shape: of one sample in the data's own layout.
+    sample_shape: of one sample in the data's own layout. mapped: the file that `planes` lie in, if they were not read
+    into memory; None as soon as they are others.
     """
 
     graph: Graph
@@ -52,6 +55,16 @@ class Model:
     label_names: tuple[str, ...]
     task: str
     provenance: dict[str, str | int | float]
+    mapped: MappedPlanes | None = None
+
+    def __post_init__(self) -> None:
+        if self.mapped is not None and self.mapped.planes is not self.planes:
+            object.__setattr__(self, "mapped", None)
+
+    def check_file(self) -> None:
+        """Raises IntegrityError if the bit planes lie in a mapped file that was changed since it was verified."""
+        if self.mapped is not None:
+            self.mapped.check()
 
     def batch(self, x: NDArray[np.generic]) -> tuple[NDArray[np.generic], bool]:
         """One sample or a batch as a batch (N, *sample_shape), and whether it was one sample.

@@ -37,6 +37,8 @@ _DTYPES = {"uint8": 0, "int16": 1, "float32": 2}
 _VECTOR, _LONGEST_PERIOD = 64, 4096  # items that are encoded at once; items that scaling repeats after, at most
 _OUTPUTS_AT_ONCE = 2**16  # bytes
 _SLACK = 256  # kernels read whole vectors past the end of a tensor
+#: From this size on a block is a mapping of its own: what an allocator is given back, it may keep.
+_OWN_MAPPING = 2**20
 
 #: Why an instruction set does not run.
 NOT_BUILT, CPU_LACKS = "not built for this machine", "this CPU does not have it"
@@ -119,7 +121,7 @@ class Program:
         self._program.scratch = aligned(self.arena_bytes)
         if lean:
             self.arena_bytes = self._program.scratch + scratch + _SLACK
-        self._scratch = np.empty(scratch, np.uint8)
+        self._scratch = ffi.from_buffer("uint8_t[]", np.empty(0 if lean else scratch, np.uint8))
         self.arenas: list[Any] = []  # that no inference uses
         self.spare_outputs: list[tuple[NDArray[np.int16], Any]] = []
         self.outputs = math.prod(graph.shapes[-1])
@@ -368,14 +370,17 @@ class NativePlan:
     """An assignment's panels and tables, ready to run; immutable, and shared by threads.
 
     One thread at a time may make plans of a program. weight_bytes: what the panels take. Raises SchemaError, naming the
-    layer, on parameters that cannot be computed with.
+    layer, on parameters that cannot be computed with. It and every inference without panels raise IntegrityError if the
+    bit planes lie in a mapped file that was changed.
     """
 
     def __init__(self, program: Program, tables: Tables) -> None:
+        program.model.check_file()
         self._program, self._tables = program, tables
         self.weight_bytes = 0 if program.lean else program.panel_bytes
         self._panels = ffi.from_buffer("int8_t[]", aligned_empty(self.weight_bytes))
         self._layers = ffi.new("caq_layer[]", len(tables.assignment))
+        arena = program.borrow_arena() if program.lean else None
         refused = lib.caq_prepare(
             program.isa,
             program.pointer,
@@ -384,15 +389,17 @@ class NativePlan:
             tables.requantize,
             tables.narrow,
             not tables.filled,
-            ffi.from_buffer("uint8_t[]", program._scratch),
+            program._scratch if arena is None else arena + program.pointer.scratch,
             self._layers,
         )
+        if arena is not None:
+            program.arenas.append(arena)
         if refused:
             model = program.model
             _explain(model.graph, model.parameters, tables.assignment, tables.parameter_set, refused - 1)
         tables.filled = True
         # Looked up once: a call should cost little more than its kernels.
-        self._isa, self._steps = program.isa, program.pointer
+        self._isa, self._steps, self._reads_planes = program.isa, program.pointer, program.lean
         self._arenas, self._outputs = program.arenas, program.spare_outputs
         self._dtype, self._shape = np.dtype(program.model.scaling.dtype), program.model.sample_shape
 
@@ -409,6 +416,8 @@ class NativePlan:
             source = _from_buffer(x)
         except (ValueError, BufferError):  # not contiguous
             return None
+        if self._reads_planes:
+            self._program.model.check_file()
         try:
             y, target = self._outputs.pop()
         except IndexError:
@@ -428,6 +437,8 @@ class NativePlan:
         """
         p = self._program
         p.model.scaling.check(x)
+        if p.lean:
+            p.model.check_file()
         x = np.ascontiguousarray(x)
         y = np.empty((len(x), p.outputs), np.int16)
         arena = p.borrow_arena()
@@ -484,7 +495,11 @@ def _explain(
 
 
 def aligned_empty(size: int) -> NDArray[np.uint8]:
-    """Uninitialized bytes that begin at a cache line."""
+    """Uninitialized bytes that begin at a cache line. Raises MemoryError."""
+    if size >= _OWN_MAPPING:
+        from caq.pages import block  # small models do without
+
+        return block(size)
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size]

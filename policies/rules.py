@@ -3,6 +3,7 @@
     rules:
       - point: saver                                  an operating point's name
         urgent: true                                  may cut the governor's dwell short; default false
+        trim: true                                    give memory back while this rule holds; default false
         when_missing: hold                            default: that of the file
         when:                                         all conditions must hold
           state_of_charge: {below: 0.2, hysteresis: 0.03}
@@ -11,7 +12,9 @@
     when_missing: skip                                match, skip or hold; default skip
 
 `when_missing` says what a rule does when a value that it needs is missing or stale: match (as if the condition held),
-skip (as if it did not), or hold (keep the current point). Unknown keys, duplicate keys and YAML aliases are refused.
+skip (as if it did not), or hold (keep the current point). `trim` also counts where a rule above decides the point: what
+the engine can make or read again is given back when such a rule begins to hold, and after each switch while it does.
+Unknown keys, duplicate keys and YAML aliases are refused.
 """
 
 from __future__ import annotations
@@ -68,12 +71,13 @@ class Condition:
 
 @dataclass(frozen=True)
 class Rule:
-    """`point` while all conditions of `when` hold."""
+    """`point` while all conditions of `when` hold; trim: they mean that memory is short."""
 
     point: str
     when: tuple[Condition, ...]
     when_missing: WhenMissing
     urgent: bool = False
+    trim: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ class _Reader:
         return WhenMissing(data)
 
     def rule(self, data: object, at: str, missing: WhenMissing) -> Rule:
-        parts = self.mapping(data, at, ("point", "when", "when_missing", "urgent"))
+        parts = self.mapping(data, at, ("point", "when", "when_missing", "urgent", "trim"))
         conditions = self.mapping(parts.get("when"), f"{at}.when", tuple(FIELDS))
         if not conditions:
             self.fail(f"{at}.when", "needs at least one condition; a point for all cases stands under otherwise")
@@ -188,6 +192,7 @@ class _Reader:
             tuple(self.condition(name, condition, f"{at}.when.{name}") for name, condition in conditions.items()),
             self.when_missing(parts.get("when_missing", missing.value), f"{at}.when_missing"),
             self.flag(parts.get("urgent", False), f"{at}.urgent"),
+            self.flag(parts.get("trim", False), f"{at}.trim"),
         )
 
     def condition(self, field: str, data: object, at: str) -> Condition:

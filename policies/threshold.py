@@ -89,12 +89,15 @@ class ThresholdPolicy:
         """The first rule that holds decides; the reason also tells what was missing on the way there."""
         self.check(points)
         decision: Decision | None = None
+        trim = False
         notes: list[str] = []
         for at, rule in enumerate(self.rules.rules):
             verdict = _judge(rule, context, self._active[at])
             if verdict.truth is not _Truth.UNKNOWN:
                 # Also below the rule that decides, so that its hysteresis is right when its turn comes.
                 self._active[at] = verdict.truth is _Truth.YES
+            matched = verdict.truth is _Truth.UNKNOWN and rule.when_missing is WhenMissing.MATCH
+            trim = trim or (rule.trim and (matched or verdict.truth is _Truth.YES))
             if decision is not None or verdict.truth is _Truth.NO:
                 continue
             label = f"rule {at + 1}"
@@ -107,7 +110,7 @@ class ThresholdPolicy:
             else:
                 reason = f"{label} counts as fulfilled, {verdict.reason}"
                 decision = _decision(rule.point, notes, reason, rule.urgent)
-        return decision or _decision(self.rules.otherwise, notes, "no rule applies", False)
+        return replace(decision or _decision(self.rules.otherwise, notes, "no rule applies", False), trim=trim)
 
 
 def _decision(point: str, notes: list[str], reason: str, urgent: bool) -> Decision:

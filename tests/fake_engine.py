@@ -25,12 +25,16 @@ class FakeEngine:
         self.label_names = tuple(label_names)
         self.point = names[0]
         self.selected = []
+        self.trimmed = []
 
     def select(self, name):
         if name not in self.points:
             raise AssignmentError(name)
         self.selected.append(name)
         self.point = name
+
+    def trim(self):
+        self.trimmed.append(self.point)
 
     def run_at(self, x):
         pinned = self.point

@@ -27,8 +27,8 @@ class Script:
         return item
 
 
-def to(point, urgent=False):
-    return Decision(point, f"{point} it is", urgent)
+def to(point, urgent=False, trim=False):
+    return Decision(point, f"{point} it is", urgent, trim)
 
 
 def governed(*items, **options):
@@ -197,3 +197,50 @@ def test_what_is_no_policy():
             Governor(FakeEngine(), bad)
     with pytest.raises(AssignmentError, match="no operating point None; known: saver"):
         Governor(FakeEngine(), FixedPolicy(None))
+
+
+def test_memory_is_given_back_when_it_becomes_short_and_after_switches_while_it_is():
+    short = {"urgent": True, "trim": True}
+    script = [to("saver"), to("saver", **short), to("saver", **short), to("full", **short), to("full", **short)]
+    script += [to("full"), to("full", **short), to("saver", trim=True), to("saver", trim=True)]
+    engine, governor = governed(*script)
+    trimmed = []
+    for at in range(len(script)):
+        governor.consider(CONTEXT, 10.0 * at)
+        trimmed.append(engine.trimmed)
+        engine.trimmed = []
+    # The point that it was trimmed at is the one that was switched to.
+    assert trimmed == [[], ["saver"], [], ["full"], [], [], ["full"], ["saver"], []]
+
+
+def test_the_dwell_does_not_hold_back_what_is_given_back():
+    engine, governor = governed(to("full"), to("saver", trim=True), to("saver", trim=True))
+    for now_s in (0.0, 1.0, 10.0):
+        governor.consider(CONTEXT, now_s)
+    assert engine.trimmed == ["full", "saver"] and engine.selected == ["full", "saver"]
+
+
+def test_a_closed_governor_gives_nothing_back():
+    engine, governor = governed(to("saver", trim=True))
+    governor.close()
+    governor.consider(CONTEXT, 0.0)
+    assert engine.trimmed == []
+
+
+def test_engines_that_cannot_give_memory_back(caplog):
+    class Fixed:
+        points, point, selected = FakeEngine().points, "saver", "none"
+
+        def select(self, point):
+            self.selected = point
+
+    class Broken(FakeEngine):
+        def trim(self):
+            raise OSError("no advice")
+
+    for engine in (Fixed(), Broken()):
+        governor = Governor(engine, Script(to("full", trim=True)))
+        with caplog.at_level(logging.ERROR):
+            assert governor.consider(CONTEXT, 0.0).to_point == "full"
+        assert [switch.kept for switch in governor.history] == [False]
+    assert [record.message for record in caplog.records] == ["the engine cannot give memory back"]

@@ -26,13 +26,14 @@ def test_the_corpus_covers_every_error_under_names_of_its_own():
     assert {case.error for case in CASES} == {FormatError, IntegrityError, SchemaError, VersionError}
 
 
+@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_hostile(case: Case, tmp_path):
+def test_hostile(case: Case, mapped: bool, tmp_path):
     path = tmp_path / f"{case.name}.caq"
     path.write_bytes(case.build())
     started = time.perf_counter()
     with pytest.raises(ArtifactError, match=case.match) as caught, Reader(path) as reader:
-        reader.model()
+        reader.model(mapped=mapped)
     assert caught.type is case.error, str(caught.value)
     assert time.perf_counter() - started < 1
     # The message names the file, and stays short enough to read whatever the file holds.

@@ -538,6 +538,21 @@ def test_lean_plans_hold_no_weights():
     assert lean.program.arena_bytes > fast.program.arena_bytes
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_scratch_is_for_64_channels_at_a_time(isa):
+    """However many channels a layer has; only the room for requantization grows with them, by 24 bytes."""
+
+    def scratch(channels: int) -> int:
+        n = Net(4, 4, 32)
+        n.conv(0, channels, 3)
+        program = Program(n.model(0), lean=True, isa=isa)
+        return int(native.lib.caq_scratch_bytes(program.isa, program.pointer))
+
+    weights = 64 * 32 * 9
+    assert weights < scratch(64) < 2 * weights + 1000
+    assert scratch(640) <= max(scratch(64), weights + 64 + 24 * 640)
+
+
 @pytest.mark.parametrize("lean", [False, True])
 def test_a_narrow_reader(lean):
     m = models.model(4, widths=WIDTHS)

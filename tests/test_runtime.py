@@ -11,6 +11,8 @@ import pytest
 from caq.context import Context, ContextMonitor, RecordedContext, sensed
 from caq.errors import AssignmentError, CaqError, ConfigError, RuntimeClosedError
 from caq.runtime import Decision, Runtime
+from policies import ThresholdPolicy
+from policies.threshold import PHONE
 from tests import models
 from tests.fake_engine import NAMES, FakeEngine
 
@@ -363,3 +365,21 @@ def test_other_policies_are_not_warned_of(fields, caplog):
     Runtime(FakeEngine(), Reads(fields), replay()).close()
     Runtime(FakeEngine(), Reads(("charging",)), Fixed(), auto=False).close()
     assert not caplog.records
+
+
+def test_a_recorded_shortage_of_memory_is_answered_once(tmp_path):
+    """Available memory falls, stays low, recovers, and falls again: all from a file, by the packaged rules."""
+    path = tmp_path / "day.csv"
+    left = [0.5, 0.3, 0.09, 0.05, 0.12, 0.3, 0.5, 0.08, 0.4]
+    path.write_text("t_s,charging,memory_available\n" + "".join(f"{60 * i},1,{v}\n" for i, v in enumerate(left)))
+    engine = FakeEngine()
+    policy = ThresholdPolicy.from_yaml(PHONE)
+    found = []
+    with Runtime(engine, policy, RecordedContext.from_csv(path)) as runtime:
+        for i in range(len(left)):
+            runtime.step(60 * i)
+            found.append((runtime.point, runtime.decision.trim, len(engine.trimmed)))
+    full, saver = ("full", False), ("saver", True)
+    assert [row[:2] for row in found] == [full, full, saver, saver, saver, full, full, saver, full]
+    assert [row[2] for row in found] == [0, 0, 1, 1, 1, 1, 1, 2, 2]
+    assert engine.trimmed == ["saver", "saver"]

@@ -108,10 +108,10 @@ static void body_conv(const caq_conv_task *t, int64_t first, int64_t last) {
     const int per_group = c->out_channels / c->groups, padded = caq_padded(&SELF, per_group);
     const int64_t block_bytes = (int64_t)r.rows * r.columns * r.quads * 4 * NR;
     const int x_step = c->window.stride_w * c->in_channels;
+    const int8_t *panel = t->panel;
     int32_t buffer[MR * NR];
     for (int g = 0; g < c->groups; g++)
-        for (int n = 0; n < per_group; n += NR) {
-            const int8_t *panel = t->panel + ((int64_t)g * (padded / NR) + n / NR) * block_bytes;
+        for (int n = t->begin; n < t->end; n += NR, panel += block_bytes) {
             const int channels = per_group - n < NR ? per_group - n : NR;
             const int64_t channel = (int64_t)g * per_group + n;
             for (int64_t m = first; m < last; m += MR) {

@@ -116,8 +116,8 @@ int caq_isa_count(void);
 const char *caq_isa_name(int isa);
 int caq_isa_runs(int isa); /* 1 if compiled in and this CPU has it, 0 if not compiled in, -1 if the CPU lacks it */
 
-/* Bytes of a layer's panel of weights of `width` bits (the most at 8), of its prepared requantization, and of the scratch
- * that unpacking it needs. */
+/* Bytes of a layer's panel of weights of `width` bits (the most at 8), of its prepared requantization, and of its
+ * multiplicands. */
 int64_t caq_panel_bytes(int isa, const caq_conv *conv, int width);
 int64_t caq_requantize_bytes(int isa, const caq_conv *conv);
 int64_t caq_unpack_bytes(const caq_conv *conv);

@@ -16,7 +16,8 @@ typedef struct {
     int32_t x_row;
     uint8_t *y;
     int32_t y_row, y_w;
-    const int8_t *panel;
+    const int8_t *panel; /* of output channels [begin, end) of every group; begin is a multiple of CAQ_MAX_NR */
+    int32_t begin, end;
     int32_t weight_width;
     const void *requantize;
     int32_t low, high, zero; /* of the output's codes */
@@ -60,6 +61,18 @@ enum { CAQ_MOST_TAPS = 64 };
 CAQ_INLINE int caq_is_depthwise(const caq_conv *c) {
     return c->groups > 1 && c->groups == c->in_channels && c->groups == c->out_channels && c->out_bytes == 1
            && c->window.kernel_h * c->window.kernel_w <= CAQ_MOST_TAPS;
+}
+
+/* What is unpacked at once: CAQ_MAX_NR output channels from `begin` on, or what is left of them; with groups, all. The weights
+ * of so many channels begin at a whole byte of their planes. */
+CAQ_INLINE caq_conv caq_part(const caq_conv *c, int32_t begin) {
+    caq_conv part = *c;
+    if (c->groups == 1) part.out_channels = c->out_channels - begin < CAQ_MAX_NR ? c->out_channels - begin : CAQ_MAX_NR;
+    return part;
+}
+
+CAQ_INLINE int64_t caq_fan_in(const caq_conv *c) {
+    return (int64_t)c->window.kernel_h * c->window.kernel_w * (c->groups == 1 ? c->in_channels : c->in_channels / c->groups);
 }
 
 /* How a window falls apart into runs: stretches of `length` input bytes that lie together. */

@@ -469,10 +469,10 @@ static void linear(const caq_conv_task *t) {
     if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
     byte_sums sums;
     if (bits) sums = sums_of(t->x, r.length, bits);
-    const slots *s = t->requantize;
+    const slots *s = c->out_bytes == 2 ? 0 : (const slots *)t->requantize + t->begin / CAQ_MAX_NR;
     block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0, .sums = &sums};
     if (c->out_bytes == 2) b.wide_stride = caq_padded(&SELF, n);
-    for (int k = 0, nr; k < n; k += nr) {
+    for (int k = t->begin, nr; k < t->end; k += nr) {
         nr = caq_block(&SELF, n - k);
         b.channels = n - k < nr ? n - k : nr;
         if (c->out_bytes == 2)
@@ -529,9 +529,9 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
     adder adds;
     if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
     block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0};
-    const slots *s = t->requantize;
+    const slots *s = c->out_bytes == 2 ? 0 : (const slots *)t->requantize + t->begin / CAQ_MAX_NR;
     for (int g = 0; g < c->groups; g++)
-        for (int n = 0, nr; n < per_group; n += nr) {
+        for (int n = t->begin, nr; n < t->end; n += nr) {
             nr = caq_block(&SELF, per_group - n);
             const int mr = nr == 16 ? 8 : 6, step = 64 / nr;
             tiler *const tile_of = nr == 64 ? tile_64 : nr == 32 ? tile_32 : tile_16;

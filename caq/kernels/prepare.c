@@ -38,9 +38,7 @@ int64_t caq_panel_bytes(int isa, const caq_conv *c, int width) { return ISAS[isa
 
 int64_t caq_requantize_bytes(int isa, const caq_conv *c) { return ISAS[isa]->requantize_bytes(c); }
 
-static int64_t weights(const caq_conv *c) {
-    return (int64_t)c->out_channels * c->window.kernel_h * c->window.kernel_w * (c->in_channels / c->groups);
-}
+static int64_t weights(const caq_conv *c) { return c->out_channels * caq_fan_in(c); }
 
 /* Unpacking writes whole vectors of 64. */
 int64_t caq_unpack_bytes(const caq_conv *c) { return (weights(c) + 127) / 64 * 64; }
@@ -115,7 +113,7 @@ int64_t caq_fixed_point(const int16_t *gain, int gain_exponent, const int16_t *b
 static int64_t accumulator_limit(const caq_step *s, const caq_choice *choice) {
     const int64_t activation = s->in_signed ? 1 << (choice->activation_width - 1) : (1 << choice->activation_width) - 1;
     const int64_t multiplicand = choice->weight_width == 8 ? 128 : (1 << choice->weight_width) - 1;
-    return weights(&s->conv) / s->conv.out_channels * activation * multiplicand;
+    return caq_fan_in(&s->conv) * activation * multiplicand;
 }
 
 /* plan.narrowing as a table of bytes as the arena holds them. Returns 1 if the ratio is refused. */
@@ -129,10 +127,11 @@ static int narrowing(const caq_step *s, const caq_choice *choice, uint8_t *table
     return 0;
 }
 
-/* Scratch: multiplicands, then 5 rows of fixed point, then the sums; without panels also one panel. */
+/* Scratch: multiplicands of a part, then 5 rows of fixed point and the sums, or at an inference the part's panel. */
 static int64_t scratch_bytes(int isa, const caq_conv *c) {
-    const int64_t fixed = 6 * (int64_t)sizeof(int32_t) * c->out_channels, panel = caq_panel_bytes(isa, c, 8);
-    return caq_unpack_bytes(c) + (fixed > panel ? fixed : panel);
+    const caq_conv part = caq_part(c, 0);
+    const int64_t fixed = 6 * (int64_t)sizeof(int32_t) * c->out_channels, panel = caq_panel_bytes(isa, &part, 8);
+    return caq_unpack_bytes(&part) + (fixed > panel ? fixed : panel);
 }
 
 int64_t caq_scratch_bytes(int isa, const caq_program *p) {
@@ -159,21 +158,25 @@ int64_t caq_prepare(int isa, const caq_program *p, const caq_choice *choices, in
         layer->weight_width = choice->weight_width;
         layer->low = choice->low;
         layer->high = choice->high;
-        int8_t *m = (int8_t *)scratch;
-        const int shifted = c->in_zero != ISAS[isa]->x_zero; /* only then do sums of weights matter */
-        if (panels || (fill && shifted))
-            caq_unpack(isa, c, p->planes + s->first_plane_byte, p->plane_bytes, choice->weight_width, m);
-        if (panels) caq_panel(isa, c, choice->weight_width, m, panels + s->panel_at);
-        if (!fill) continue;
         const int n = c->out_channels;
-        int32_t *five = (int32_t *)(void *)(scratch + caq_unpack_bytes(c)), *sums = five + 5 * n;
-        const int64_t fan_in = weights(c) / n, row = (int64_t)choice->set * p->channels + s->first_channel;
+        caq_conv part = caq_part(c, 0);
+        int8_t *m = (int8_t *)scratch, *panel = panels ? panels + s->panel_at : 0;
+        int32_t *five = (int32_t *)(void *)(scratch + caq_unpack_bytes(&part)), *sums = five + 5 * n;
+        const int sum = fill && c->in_zero != ISAS[isa]->x_zero; /* else sums of weights do not matter */
+        const int64_t fan_in = caq_fan_in(c), row = (int64_t)choice->set * p->channels + s->first_channel;
         const int64_t at = (int64_t)choice->set * p->layers + s->layer;
-        for (int k = 0; k < n; k++) {
-            sums[k] = 0;
-            if (shifted)
-                for (int64_t j = 0; j < fan_in; j++) sums[k] += m[k * fan_in + j];
+        if (fill) memset(sums, 0, (size_t)n * sizeof *sums);
+        for (int begin = 0; (panels || sum) && begin < n; begin += part.out_channels) {
+            part = caq_part(c, begin);
+            caq_unpack(isa, &part, p->planes + s->first_plane_byte + begin * fan_in / 8, p->plane_bytes, choice->weight_width, m);
+            if (panels) {
+                caq_panel(isa, &part, choice->weight_width, m, panel);
+                panel += caq_panel_bytes(isa, &part, choice->weight_width);
+            }
+            for (int k = 0; sum && k < part.out_channels; k++)
+                for (int64_t j = 0; j < fan_in; j++) sums[begin + k] += m[k * fan_in + j];
         }
+        if (!fill) continue;
         if (caq_fixed_point(p->gain + row, p->gain_exponent[at], p->bias + row, p->bias_exponent[at], choice->ratio,
                             choice->output_ratio, accumulator_limit(s, choice), c->out_bytes == 2 ? 16 : 8, n, five))
             return 1 + s->layer;

@@ -41,11 +41,12 @@ static int encode(const caq_isa *isa, const caq_program *p, const uint8_t *x, ui
     return bad;
 }
 
-/* The panel of a layer that has none, in the arena's scratch. */
-CAQ_INLINE const int8_t *unpack_panel(int id, const caq_program *p, const caq_step *s, int32_t width, uint8_t *arena) {
-    int8_t *m = (int8_t *)(arena + p->scratch), *panel = m + caq_unpack_bytes(&s->conv);
-    caq_unpack(id, &s->conv, p->planes + s->first_plane_byte, p->plane_bytes, width, m);
-    caq_panel(id, &s->conv, width, m, panel);
+/* The panel of a part of a layer that has none, in the arena's scratch; `begin` is the part's first channel. */
+CAQ_INLINE const int8_t *unpack_panel(int id, const caq_program *p, const caq_step *s, const caq_conv *part, int32_t begin,
+                                      int32_t width, uint8_t *arena) {
+    int8_t *m = (int8_t *)(arena + p->scratch), *panel = m + caq_unpack_bytes(part);
+    caq_unpack(id, part, p->planes + s->first_plane_byte + begin * caq_fan_in(part) / 8, p->plane_bytes, width, m);
+    caq_panel(id, part, width, m, panel);
     return panel;
 }
 
@@ -70,7 +71,8 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         .y = at(&s->output, arena, 0, 0),
         .y_row = s->output.row,
         .y_w = s->output.w,
-        .panel = layer->panel ? layer->panel : unpack_panel(id, p, s, layer->weight_width, arena),
+        .panel = layer->panel,
+        .end = c->groups == 1 ? c->out_channels : c->out_channels / c->groups,
         .weight_width = layer->weight_width,
         .requantize = layer->requantize,
         .low = layer->low,
@@ -85,10 +87,19 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         t.residual_zero = s->inputs[1].zero;
         t.sum_zero = s->output.zero;
     }
-    if (caq_is_depthwise(c))
-        isa->depthwise(&t, 0, s->output.h);
-    else
-        isa->conv(&t, 0, (int64_t)s->output.h * s->output.w);
+    for (int32_t begin = 0, count = c->out_channels; begin < c->out_channels; begin += count) {
+        if (!layer->panel) {
+            const caq_conv part = caq_part(c, begin);
+            count = part.out_channels;
+            t.begin = begin;
+            t.end = (begin + count) / c->groups;
+            t.panel = unpack_panel(id, p, s, &part, begin, layer->weight_width, arena);
+        }
+        if (caq_is_depthwise(c))
+            isa->depthwise(&t, 0, s->output.h);
+        else
+            isa->conv(&t, 0, (int64_t)s->output.h * s->output.w);
+    }
 }
 
 CAQ_INLINE void narrow_row(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *y, int64_t n) {
@@ -245,7 +256,12 @@ void caq_run_step(int id, const caq_program *p, const caq_layer *layers, int32_t
 void caq_unpack_step(int id, const caq_program *p, const caq_layer *layers, int32_t step, int64_t repeat, uint8_t *arena) {
     const caq_step *s = &p->steps[step];
     if (s->kind != CAQ_CONV) return;
-    while (repeat-- > 0) unpack_panel(id, p, s, layers[s->layer].weight_width, arena);
+    while (repeat-- > 0)
+        for (int32_t begin = 0; begin < s->conv.out_channels;) {
+            const caq_conv part = caq_part(&s->conv, begin);
+            unpack_panel(id, p, s, &part, begin, layers[s->layer].weight_width, arena);
+            begin += part.out_channels;
+        }
 }
 
 int64_t caq_argmax(const int16_t *y, int64_t count) {

@@ -59,6 +59,34 @@ def test_the_packaged_rules_let_go_of_memory_late():
     assert chosen == ["saver", "saver", "full", "full", "full"]
 
 
+@pytest.mark.parametrize(
+    ("values", "trims"),
+    [
+        ({"memory_pressure": 0.2}, True),
+        ({"memory_available": 0.05}, True),
+        # The first rule decides, but memory is short all the same.
+        ({"temperature_c": 50, "memory_available": 0.05}, True),
+        ({"temperature_c": 50, "memory_available": 0.5, "memory_pressure": 0.0}, False),
+        ({"state_of_charge": 0.1}, False),
+        ({}, False),
+    ],
+)
+def test_the_packaged_rules_give_memory_back_when_it_is_short(values, trims):
+    assert choose(ThresholdPolicy.from_yaml(PHONE), **values).trim is trims
+
+
+def test_a_rule_gives_memory_back_until_its_hysteresis_ends():
+    policy = ThresholdPolicy.from_yaml(PHONE)
+    asked = [choose(policy, memory_available=left).trim for left in (0.2, 0.09, 0.14, 0.16, 0.12)]
+    assert asked == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize(("behaviour", "trims"), [("match", True), ("skip", False), ("hold", False)])
+def test_a_missing_value_gives_memory_back_only_where_it_counts_as_fulfilled(behaviour, trims):
+    policy = rules(below(0.2, trim=True, when_missing=behaviour))
+    assert choose(policy).trim is trims
+
+
 def test_fields_are_what_the_rules_read():
     found = ThresholdPolicy.from_yaml(PHONE).fields
     assert found == ("temperature_c", "memory_pressure", "memory_available", "charging", "state_of_charge")
@@ -199,6 +227,7 @@ CHARGE = (*RULE, "when", "state_of_charge")
         (RULE, "saver", ["rules[0]", "mapping"]),
         ((*RULE, "urgnt"), True, ["rules[0]", "urgnt", "'urgent'"]),
         ((*RULE, "urgent"), "yes", ["rules[0].urgent", "true or false"]),
+        ((*RULE, "trim"), 1, ["rules[0].trim", "true or false"]),
         ((*RULE, "point"), 3, ["rules[0].point"]),
         ((*RULE, "when_missing"), [], ["rules[0].when_missing"]),
         ((*RULE, "when"), {}, ["rules[0].when", "condition"]),
