@@ -19,6 +19,7 @@ def commands(data: Path | None) -> list[list[str]]:
         ["benchmarks.contract"],
         ["benchmarks.footprint"],
         ["benchmarks.memory"],
+        ["benchmarks.bench_engine", "--plot"],
         [accuracy, "--data", "digits", "--model", "resnet8", "--epochs", "20", "--alone", "--bars"],
     ]
     sets = {

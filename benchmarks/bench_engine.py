@@ -45,6 +45,8 @@ from benchmarks.peers.client import ROOT, Worker, environment
 from benchmarks.topologies import GEMV, NETWORKS, TOPOLOGIES, Topology
 
 RESULTS = Path(__file__).parent / "results"
+#: What benchmarks.memory found, for the table of floors and goals.
+MEMORY = RESULTS / "memory.json"
 SECTIONS = ("latency", "gemv", "switching", "cold_start", "disk")
 GEMV_PEERS = ("ours", "ONNX Runtime")
 COLD_PEERS = ("ours", "LiteRT", "ncnn", "ONNX Runtime", "OpenVINO")
@@ -375,6 +377,8 @@ def main() -> int:
             if name in args.only:
                 results[name] = sections[name](bench)
     results |= {"versions": bench.versions, "missing": bench.missing}
+    if MEMORY.exists():
+        results["memory"] = json.loads(MEMORY.read_text())["models"]
     results["machine"]["load_average_at_end"] = os.getloadavg()[0]
     results["goals"] = engine_report.goals(results)
     engine_report.print_goals(results["goals"])
