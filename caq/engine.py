@@ -42,12 +42,16 @@ class Engine:
     source: path of a `.caq` file, or a `Model`. max_width: read no bit planes beyond this weight width; points that
     need more are not offered. kernels: "native", or "reference" for the slow ones that define right. lean: unpack
     weights at every inference instead of at a switch, for the least memory. isa: an instruction set by name, for
-    comparisons.
-    The first operating point is selected.
+    comparisons. threads: CPUs that one inference may use, as far as this process may run on so many; `threads` says how
+    many it uses. The first operating point is selected.
+
+    With more than one thread, large layers are cut into parts, which changes no bit of an answer. The threads belong to
+    one inference at a time: one that begins while another has them runs on its caller's thread alone, and so does every
+    inference of a child process that was forked off. They end with the engine.
 
     Plans of points that were selected stay resident, so that selecting them again swaps one reference; `trim` frees
     them. Raises ArtifactError on a file that cannot be trusted, AssignmentError if no point is left, ConfigError on a
-    source, a width, kernels or an instruction set that there is not.
+    source, a width, kernels or an instruction set that there is not, and on threads that cannot be had.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Engine:
         kernels: str = "native",
         lean: bool = False,
         isa: str | None = None,
+        threads: int = 1,
     ) -> None:
         if kernels not in KERNELS:
             raise ConfigError(f"kernels: one of {', '.join(KERNELS)} is expected, not {kernels!r}")
@@ -74,7 +79,7 @@ class Engine:
             )
         self.points: Mapping[str, OperatingPoint] = MappingProxyType(served)
         self.label_names = self.model.label_names
-        self._program = Program(self.model, lean=lean, isa=isa) if kernels == "native" else None
+        self._program = Program(self.model, lean=lean, isa=isa, threads=threads) if kernels == "native" else None
         self._plans: dict[str, AnyPlan] = {}
         self._tables: dict[str, Tables] = {}
         self._lock = allocate_lock()
@@ -85,6 +90,11 @@ class Engine:
     def program(self) -> Program | None:
         """The native kernels' steps; None with the reference kernels."""
         return self._program
+
+    @property
+    def threads(self) -> int:
+        """How many threads an inference may use: 1 with the reference kernels."""
+        return self._program.threads if self._program else 1
 
     @property
     def point(self) -> str:

@@ -31,7 +31,9 @@ typedef struct {
     int (*runs)(void); /* whether this CPU has it */
     int32_t nr_max, nr_min; /* channels of a block: nr_max, or halves of it down to nr_min for the last ones */
     int32_t x_zero;         /* what the products take off every input byte: 0, or 128 where they are signed */
-    void (*conv)(const caq_conv_task *task, int64_t first, int64_t last); /* pixels [first, last) */
+    /* Pixels [first, last) of channels [from, to), which are multiples of nr_max but for the last one; where there are
+     * several groups, all the channels of each. */
+    void (*conv)(const caq_conv_task *task, int64_t first, int64_t last, int32_t from, int32_t to);
     void (*depthwise)(const caq_conv_task *task, int32_t first, int32_t last); /* rows [first, last) */
     void (*unpack)(const uint8_t *planes, int64_t plane_stride, int width, int64_t count, int8_t *m);
     int64_t (*panel_bytes)(const caq_conv *conv);

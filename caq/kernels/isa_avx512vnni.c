@@ -452,7 +452,7 @@ static void tile_16(const block *b, int mr, const uint8_t *const *p, uint8_t *co
     }
 }
 
-static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
+static void conv(const caq_conv_task *t, int64_t first, int64_t last, int32_t from, int32_t to) {
     const caq_conv *c = t->conv;
     const caq_runs r = caq_runs_of(c);
     const int per_group = c->out_channels / c->groups, in_group = c->in_channels / c->groups;
@@ -470,8 +470,10 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
         sums = sums_of(t->x, r.length, bits);
         b.sums = &sums;
     }
+    b.panel += from / SELF.nr_max * block_bytes(&r, SELF.nr_max, bits);
+    if (c->out_bytes == 1) s += from / SELF.nr_max;
     for (int g = 0; g < c->groups; g++)
-        for (int n = 0, nr; n < per_group; n += nr) {
+        for (int n = from, nr; n < to; n += nr) {
             nr = caq_block(&SELF, per_group - n);
             const int mr = nr == 16 ? 8 : 6, step = 64 / nr;
             tiler *const tile_of = nr == 64 ? tile_64 : nr == 32 ? tile_32 : tile_16;
