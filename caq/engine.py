@@ -44,13 +44,17 @@ class Engine:
     need more are not offered. kernels: "native", or "reference" for the slow ones that define right. lean: unpack
     weights at every inference instead of at a switch, for the least memory. mapped: leave the bit planes in the file,
     mapped, so that the system can have their memory; see `caq.pages` for what the file must not undergo then. isa: an
-    instruction set by name, for comparisons.
-    The first operating point is selected.
+    instruction set by name, for comparisons. threads: CPUs that one inference may use, as far as this process may run
+    on so many; `threads` says how many it uses. The first operating point is selected.
+
+    With more than one thread, large layers are cut into parts, which changes no bit of an answer. The threads belong to
+    one inference at a time: one that begins while another has them runs on its caller's thread alone, and so does every
+    inference of a child process that was forked off. They end with the engine.
 
     Plans of points that were selected stay resident, so that selecting them again swaps one reference; `trim` frees
     them. Raises ArtifactError on a file that cannot be trusted, AssignmentError if no point is left, ConfigError on a
-    source, a width, kernels or an instruction set that there is not, and on a file that cannot be mapped. Later calls
-    raise IntegrityError if they need planes of a mapped file that was changed since.
+    source, a width, kernels or an instruction set that there is not, on threads that cannot be had, and on a file that
+    cannot be mapped. Later calls raise IntegrityError if they need planes of a mapped file that was changed since.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Engine:
         lean: bool = False,
         mapped: bool = False,
         isa: str | None = None,
+        threads: int = 1,
     ) -> None:
         if kernels not in KERNELS:
             raise ConfigError(f"kernels: one of {', '.join(KERNELS)} is expected, not {kernels!r}")
@@ -80,7 +85,7 @@ class Engine:
             )
         self.points: Mapping[str, OperatingPoint] = MappingProxyType(served)
         self.label_names = self.model.label_names
-        self._program = Program(self.model, lean=lean, isa=isa) if kernels == "native" else None
+        self._program = Program(self.model, lean=lean, isa=isa, threads=threads) if kernels == "native" else None
         self._plans: dict[str, AnyPlan] = {}
         self._tables: dict[str, Tables] = {}
         self._lock = allocate_lock()
@@ -91,6 +96,11 @@ class Engine:
     def program(self) -> Program | None:
         """The native kernels' steps; None with the reference kernels."""
         return self._program
+
+    @property
+    def threads(self) -> int:
+        """How many threads an inference may use: 1 with the reference kernels."""
+        return self._program.threads if self._program else 1
 
     @property
     def point(self) -> str:

@@ -68,6 +68,23 @@ def choose_isa(wanted: str | None = None) -> int:
     return list(names).index(wanted)
 
 
+def usable_threads(wanted: int) -> int:
+    """`wanted`, or the number of CPUs that this process may run on if that is less.
+
+    Raises ConfigError unless it is an integer of at least 1, and for more than 1 where the kernels have no threads.
+    """
+    if isinstance(wanted, bool) or not isinstance(wanted, int | np.integer) or wanted < 1:
+        raise ConfigError(f"threads is how many CPUs an inference may use, an integer of at least 1, not {wanted!r}")
+    if wanted > 1 and not lib.caq_team_bytes(2):
+        raise ConfigError(f"threads: the kernels were built without POSIX threads, so 1 is what there is, not {wanted}")
+    return min(int(wanted), cpus())
+
+
+def cpus() -> int:
+    """How many CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(eq=False)
 class _Tensor:
     """A tensor that has memory of its own; reshapes that move nothing share it."""
@@ -95,14 +112,15 @@ class Program:
     """A model's steps for the native kernels.
 
     lean: plans hold no panels; each inference unpacks every layer into its arena: slower, and the least memory.
+    threads: that an inference's large steps are cut for; see `usable_threads`.
     isa: name of an instruction set; by default the best one, or what CAQ_ISA names. arena_bytes: of an arena for one
     inference; peak_bytes and lower_bound_bytes: of its tensors as planned, and the most that are alive at once.
     panel_bytes: of all layers' panels. Raises SchemaError on parameters that cannot be computed with, ConfigError on an
-    instruction set that does not run here.
+    instruction set that does not run here, and on threads that cannot be had.
     """
 
-    def __init__(self, model: Model, *, lean: bool = False, isa: str | None = None) -> None:
-        self.model, self.lean, self.isa = model, lean, choose_isa(isa)
+    def __init__(self, model: Model, *, lean: bool = False, isa: str | None = None, threads: int = 1) -> None:
+        self.model, self.lean, self.isa, self.threads = model, lean, choose_isa(isa), usable_threads(threads)
         graph = model.graph
         self._keep: list[Any] = []  # memory that C structs point to
         self._layers = {layer.op: layer for layer in graph.layers}
@@ -125,6 +143,8 @@ class Program:
         self.arenas: list[Any] = []  # that no inference uses
         self.spare_outputs: list[tuple[NDArray[np.int16], Any]] = []
         self.outputs = math.prod(graph.shapes[-1])
+        if self.threads > 1:
+            self._program.team = self._team = _start_team(self.threads)
 
     @property
     def pointer(self) -> Any:
@@ -341,6 +361,19 @@ class Program:
         """Frees the arenas that no inference uses, and arrays for outputs to come."""
         self.arenas.clear()
         self.spare_outputs.clear()
+
+
+def _start_team(threads: int) -> Any:
+    """Threads that share inferences, until what is returned is collected."""
+    memory = aligned_empty(lib.caq_team_bytes(threads))
+    team = ffi.cast("caq_team *", ffi.from_buffer(memory))
+    if error := lib.caq_team_start(team, threads):
+        raise ConfigError(f"threads: {threads} cannot be started ({os.strerror(error)}); ask for fewer")
+
+    def stop(team: Any, _memory: NDArray[np.uint8] = memory) -> None:  # which must stay until then
+        lib.caq_team_stop(team)
+
+    return ffi.gc(team, stop)
 
 
 class Tables:

@@ -1,4 +1,4 @@
-"""The native kernels against the reference engine, bit for bit: every instruction set here, with and without panels."""
+"""The native kernels against the reference engine, bit for bit: every instruction set, panels or not, any threads."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ Samples = NDArray[np.generic]
 # --- comparing
 
 
+@pytest.fixture(autouse=True)
+def four_cpus(monkeypatch):
+    """As many threads as tests ask for, whatever this machine has."""
+    monkeypatch.setattr(native, "cpus", lambda: 4)
+
+
 def samples(m: Model, count: int, seed: int = 0) -> Samples:
     if m.scaling.dtype == "int16":
         rng = np.random.default_rng(seed)
@@ -72,9 +78,11 @@ def disagreements(m: Model, count: int = 3, assignments: int = 3, seed: int = 0)
     wanted = [reference.run_plan(reference.build(a, own), x) for _, a, own in work]
     found = []
     for isa in ISAS:
-        for lean in (False, True):
-            engine = Engine(m, isa=isa, lean=lean)
-            assert engine.program is not None
+        for lean, threads in ((False, 1), (True, 1), (bool(seed % 2), 2 + seed % 3)):
+            engine = Engine(m, isa=isa, lean=lean, threads=threads)
+            assert engine.program is not None and engine.threads == threads
+            if threads > 1:
+                engine.program.pointer.team.grain = 1  # else all these steps are too small
             for (name, a, own), y in zip(work, wanted, strict=True):
                 plan = engine.build(a, own)
                 soil(engine.program, rng)
@@ -82,7 +90,9 @@ def disagreements(m: Model, count: int = 3, assignments: int = 3, seed: int = 0)
                 soil(engine.program, rng)
                 one = engine.run_plan(plan, x[0])
                 if not (np.array_equal(many, y) and np.array_equal(one, y[0])):
-                    found.append(f"{isa}{' lean' * lean} {name} {','.join(map(str, a))}: {np.sum(many != y)} differ")
+                    found.append(
+                        f"{isa}{' lean' * lean} x{threads} {name} {','.join(map(str, a))}: {np.sum(many != y)} differ"
+                    )
     return found
 
 
@@ -675,15 +685,17 @@ def _compiler() -> str:
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("team", [1, 2, 4])
 @pytest.mark.parametrize("isa", ISAS)
-def test_threads_under_thread_sanitizer(isa, thread_program):
+def test_threads_under_thread_sanitizer(isa, team, thread_program):
     inferences = 100_000 if SOAK else 500
-    command = [*thread_program, isa, str(inferences)]
+    command = [*thread_program, isa, str(inferences), str(team)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600 if SOAK else 120)
     if "unexpected memory mapping" in done.stderr:
         pytest.skip("ThreadSanitizer cannot run under this kernel's address layout")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.fullmatch(rf"{isa}: {inferences} inferences, \d+ switches, 0 wrong\n", done.stdout)
+    found = re.fullmatch(rf"{isa}: {inferences} inferences, (\d+) shared, \d+ switches, 0 wrong\n", done.stdout)
+    assert found is not None and (int(found[1]) > 0) == (team > 1)
 
 
 @pytest.fixture(scope="session")

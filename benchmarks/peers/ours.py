@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import cache
 from pathlib import Path
 
@@ -31,10 +30,8 @@ def prepare(topology: Topology, folder: Path, sources: Path | None) -> None:
 
 
 def open_engine(path: Path, threads: int) -> caq.Engine:
-    """ADAPT HERE: how the engine is told its number of threads. Until it has one, it runs on one."""
-    if "threads" in inspect.signature(caq.Engine).parameters:
-        return caq.Engine(path, threads=threads)  # type: ignore[call-arg,unused-ignore]
-    return caq.Engine(path)
+    """The engine, on as many threads."""
+    return caq.Engine(path, threads=threads)
 
 
 def drop(engine: caq.Engine) -> None:

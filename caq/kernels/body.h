@@ -102,16 +102,16 @@ CAQ_INLINE void tile(const caq_conv_task *t, const caq_runs *r, const int8_t *pa
         CAQ_UNROLL for (int v = 0; v < VECTORS; v++) STORE(buffer + i * NR + v * LANES, acc[i][v]);
 }
 
-static void body_conv(const caq_conv_task *t, int64_t first, int64_t last) {
+static void body_conv(const caq_conv_task *t, int64_t first, int64_t last, int32_t from, int32_t to) {
     const caq_conv *c = t->conv;
     const caq_runs r = caq_runs_of(c);
     const int per_group = c->out_channels / c->groups, padded = caq_padded(&SELF, per_group);
     const int64_t block_bytes = (int64_t)r.rows * r.columns * r.quads * 4 * NR;
     const int x_step = c->window.stride_w * c->in_channels;
-    const int8_t *panel = t->panel;
+    const int8_t *panel = t->panel + (from - t->begin) / NR * block_bytes;
     int32_t buffer[MR * NR];
     for (int g = 0; g < c->groups; g++)
-        for (int n = t->begin; n < t->end; n += NR, panel += block_bytes) {
+        for (int n = from; n < to; n += NR, panel += block_bytes) {
             const int channels = per_group - n < NR ? per_group - n : NR;
             const int64_t channel = (int64_t)g * per_group + n;
             for (int64_t m = first; m < last; m += MR) {

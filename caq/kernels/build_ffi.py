@@ -8,7 +8,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-SOURCES = ("prepare", "run", "isa_portable", "isa_avx2", "isa_avx512vnni", "isa_neon", "isa_neon_dot")
+SOURCES = ("prepare", "run", "threads", "isa_portable", "isa_avx2", "isa_avx512vnni", "isa_neon", "isa_neon_dot")
 # No contraction: a fused multiply-add would round once where quant.fixed_point rounds twice.
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 
@@ -27,6 +27,7 @@ ffi.set_source(
     # Relative, because setuptools refuses absolute paths; the build runs in the project's folder.
     sources=[os.path.relpath(HERE / f"{name}.c") for name in SOURCES],
     include_dirs=[os.path.relpath(HERE)],
-    extra_compile_args=list(FLAGS),
+    extra_compile_args=[*FLAGS, "-pthread"],
+    extra_link_args=["-pthread"],
     py_limited_api=True,
 )

@@ -1,7 +1,8 @@
 /* The native kernels: integer inference over nested weights, the same answer bit for bit on every CPU.
  *
  * Nothing here allocates, prints, or keeps state: every buffer is the caller's, and every function may run in any
- * number of threads at once. The definition of right is caq/kernels/reference.py; caq/quant.py has the arithmetic.
+ * number of threads at once. The definition of right is caq/kernels/reference.py; caq/quant.py has the arithmetic. Only
+ * threads.c, which may be left out, starts threads and waits for them.
  *
  * Codes in memory
  *     An activation is one byte, `code + zero`: zero is 0 for unsigned tensors and 128 for signed ones, so that every
@@ -54,6 +55,22 @@ typedef struct {
 
 enum { CAQ_CONV, CAQ_ADD, CAQ_LOOKUP, CAQ_MAX_POOL, CAQ_AVG_POOL, CAQ_RESHAPE };
 
+typedef void caq_part(const void *context, int32_t index);
+
+/* Threads that share the large steps of an inference. threads.c makes one of POSIX threads; it may be made of others,
+ * as the kernels know no more of it than this. */
+typedef struct caq_team {
+    int32_t threads; /* that take parts, the caller's among them */
+    int32_t parts;   /* the most that a step is cut into */
+    int64_t grain;   /* multiply-accumulates that are worth a part of their own */
+    /* 1: the caller's until it calls `leave`; 0: another inference has it, or its threads are gone. Never waits. */
+    int (*enter)(struct caq_team *team);
+    void (*leave)(struct caq_team *team);
+    /* For who has entered. Calls `part` once for each index below `parts`, no more than those above, on any thread and
+     * in any order; returns when all are done. */
+    void (*share)(struct caq_team *team, int32_t parts, caq_part *part, const void *context);
+} caq_team;
+
 /* One step of a program: all that does not depend on an operating point. */
 typedef struct {
     int32_t kind;
@@ -91,6 +108,7 @@ typedef struct {
     int32_t channels, layers;
     const uint8_t *planes; /* (widths read, plane_bytes) */
     int64_t plane_bytes;
+    caq_team *team; /* or NULL for one thread */
 } caq_program;
 
 /* What an operating point chooses for one layer. */
@@ -157,6 +175,14 @@ void caq_run_step(int isa, const caq_program *program, const caq_layer *layers, 
 /* Only the unpacking of a step's weights into the arena of a program without panels; nothing, of a step that has none. */
 void caq_unpack_step(int isa, const caq_program *program, const caq_layer *layers, int32_t step, int64_t repeat,
                      uint8_t *arena);
+
+/* Starts `threads` - 1 workers, which wait in `team`: caq_team_bytes of memory that begins at a cache line and stays
+ * until caq_team_stop has returned. caq_team_bytes is 0 where there are no threads. Returns 0, or the errno of what
+ * failed; then none is left. */
+int64_t caq_team_bytes(int32_t threads);
+int caq_team_start(caq_team *team, int32_t threads);
+/* Ends the workers, while no inference has them. In a child that was forked off there are none: nothing is done. */
+void caq_team_stop(caq_team *team);
 
 /* Index of the largest of `count` outputs; the first of equals. */
 int64_t caq_argmax(const int16_t *y, int64_t count);

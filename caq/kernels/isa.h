@@ -16,8 +16,8 @@ typedef struct {
     int32_t x_row;
     uint8_t *y;
     int32_t y_row, y_w;
-    const int8_t *panel; /* of output channels [begin, end) of every group; begin is a multiple of CAQ_MAX_NR */
-    int32_t begin, end;
+    const int8_t *panel;
+    int32_t begin; /* the output channel, a multiple of CAQ_MAX_NR, that the panel begins with; 0 if there are groups */
     int32_t weight_width;
     const void *requantize;
     int32_t low, high, zero; /* of the output's codes */
@@ -32,7 +32,9 @@ typedef struct {
     int (*runs)(void); /* whether this CPU has it */
     int32_t nr_max, nr_min; /* channels of a block: nr_max, or halves of it down to nr_min for the last ones */
     int32_t x_zero;         /* what the products take off every input byte: 0, or 128 where they are signed */
-    void (*conv)(const caq_conv_task *task, int64_t first, int64_t last); /* pixels [first, last) */
+    /* Pixels [first, last) of channels [from, to), which are multiples of nr_max but for the last one; where there are
+     * several groups, all the channels of each. */
+    void (*conv)(const caq_conv_task *task, int64_t first, int64_t last, int32_t from, int32_t to);
     void (*depthwise)(const caq_conv_task *task, int32_t first, int32_t last); /* rows [first, last) */
     void (*unpack)(const uint8_t *planes, int64_t plane_stride, int width, int64_t count, int8_t *m);
     int64_t (*panel_bytes)(const caq_conv *conv, int width);
@@ -65,7 +67,7 @@ CAQ_INLINE int caq_is_depthwise(const caq_conv *c) {
 
 /* What is unpacked at once: CAQ_MAX_NR output channels from `begin` on, or what is left of them; with groups, all. The weights
  * of so many channels begin at a whole byte of their planes. */
-CAQ_INLINE caq_conv caq_part(const caq_conv *c, int32_t begin) {
+CAQ_INLINE caq_conv caq_slice(const caq_conv *c, int32_t begin) {
     caq_conv part = *c;
     if (c->groups == 1) part.out_channels = c->out_channels - begin < CAQ_MAX_NR ? c->out_channels - begin : CAQ_MAX_NR;
     return part;

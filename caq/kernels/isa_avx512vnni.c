@@ -460,7 +460,7 @@ static void tile_pixel(const block *b, int nr, int bits, const uint8_t *x, uint8
 }
 
 /* A matrix times a vector. */
-static void linear(const caq_conv_task *t) {
+static void linear(const caq_conv_task *t, int32_t from, int32_t to) {
     const caq_conv *c = t->conv;
     const caq_runs r = caq_runs_of(c);
     const int bits = packed_bits(c, t->weight_width), n = c->out_channels;
@@ -469,10 +469,11 @@ static void linear(const caq_conv_task *t) {
     if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
     byte_sums sums;
     if (bits) sums = sums_of(t->x, r.length, bits);
-    const slots *s = c->out_bytes == 2 ? 0 : (const slots *)t->requantize + t->begin / CAQ_MAX_NR;
+    const slots *s = c->out_bytes == 2 ? 0 : (const slots *)t->requantize + from / CAQ_MAX_NR;
     block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0, .sums = &sums};
+    b.panel += (from - t->begin) / CAQ_MAX_NR * block_bytes(&r, CAQ_MAX_NR, bits);
     if (c->out_bytes == 2) b.wide_stride = caq_padded(&SELF, n);
-    for (int k = t->begin, nr; k < t->end; k += nr) {
+    for (int k = from, nr; k < to; k += nr) {
         nr = caq_block(&SELF, n - k);
         b.channels = n - k < nr ? n - k : nr;
         if (c->out_bytes == 2)
@@ -514,10 +515,10 @@ static void tile_16(const block *b, int mr, const uint8_t *const *p, uint8_t *co
     }
 }
 
-static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
+static void conv(const caq_conv_task *t, int64_t first, int64_t last, int32_t from, int32_t to) {
     const caq_conv *c = t->conv;
     if (c->one_pixel && c->groups == 1) {
-        linear(t);
+        linear(t, from, to);
         return;
     }
     const caq_runs r = caq_runs_of(c);
@@ -529,9 +530,10 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last) {
     adder adds;
     if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
     block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0};
-    const slots *s = c->out_bytes == 2 ? 0 : (const slots *)t->requantize + t->begin / CAQ_MAX_NR;
+    const slots *s = c->out_bytes == 2 ? 0 : (const slots *)t->requantize + from / CAQ_MAX_NR;
+    b.panel += (from - t->begin) / CAQ_MAX_NR * block_bytes(&r, CAQ_MAX_NR, 0);
     for (int g = 0; g < c->groups; g++)
-        for (int n = t->begin, nr; n < t->end; n += nr) {
+        for (int n = from, nr; n < to; n += nr) {
             nr = caq_block(&SELF, per_group - n);
             const int mr = nr == 16 ? 8 : 6, step = 64 / nr;
             tiler *const tile_of = nr == 64 ? tile_64 : nr == 32 ? tile_32 : tile_16;

@@ -129,7 +129,7 @@ static int narrowing(const caq_step *s, const caq_choice *choice, uint8_t *table
 
 /* Scratch: multiplicands of a part, then 5 rows of fixed point and the sums, or at an inference the part's panel. */
 static int64_t scratch_bytes(int isa, const caq_conv *c) {
-    const caq_conv part = caq_part(c, 0);
+    const caq_conv part = caq_slice(c, 0);
     const int64_t fixed = 6 * (int64_t)sizeof(int32_t) * c->out_channels, panel = caq_panel_bytes(isa, &part, 8);
     return caq_unpack_bytes(&part) + (fixed > panel ? fixed : panel);
 }
@@ -159,7 +159,7 @@ int64_t caq_prepare(int isa, const caq_program *p, const caq_choice *choices, in
         layer->low = choice->low;
         layer->high = choice->high;
         const int n = c->out_channels;
-        caq_conv part = caq_part(c, 0);
+        caq_conv part = caq_slice(c, 0);
         int8_t *m = (int8_t *)scratch, *panel = panels ? panels + s->panel_at : 0;
         int32_t *five = (int32_t *)(void *)(scratch + caq_unpack_bytes(&part)), *sums = five + 5 * n;
         const int sum = fill && c->in_zero != ISAS[isa]->x_zero; /* else sums of weights do not matter */
@@ -167,7 +167,7 @@ int64_t caq_prepare(int isa, const caq_program *p, const caq_choice *choices, in
         const int64_t at = (int64_t)choice->set * p->layers + s->layer;
         if (fill) memset(sums, 0, (size_t)n * sizeof *sums);
         for (int begin = 0; (panels || sum) && begin < n; begin += part.out_channels) {
-            part = caq_part(c, begin);
+            part = caq_slice(c, begin);
             caq_unpack(isa, &part, p->planes + s->first_plane_byte + begin * fan_in / 8, p->plane_bytes, choice->weight_width, m);
             if (panels) {
                 caq_panel(isa, &part, choice->weight_width, m, panel);

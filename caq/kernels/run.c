@@ -1,4 +1,9 @@
-/* Runs a program: every step's kernels, over a sample in the arena. */
+/* Runs a program: every step's kernels, over a sample in the arena.
+ *
+ * Large steps are cut into parts for the threads of a team. One part writes an output, from what no other part writes,
+ * so the answer is the same however a step is cut. Kernels read up to a vector beyond a tensor, where another part may
+ * be writing; such bytes meet weights of zero, or lanes that are not stored.
+ */
 #include "isa.h"
 
 #include <string.h>
@@ -50,8 +55,93 @@ CAQ_INLINE const int8_t *unpack_panel(int id, const caq_program *p, const caq_st
     return panel;
 }
 
+/* A step, and how its output is cut along one axis. */
+typedef struct work {
+    const caq_isa *isa;
+    const caq_step *step;
+    const caq_layer *layers;
+    uint8_t *arena;
+    const caq_conv_task *task; /* of a convolution, */
+    int32_t begin, end;        /* and the channels of each group that its panel is of */
+    void (*run)(const struct work *w, int64_t first, int64_t last);
+    int64_t size, unit; /* along the axis; all parts but the last are multiples of `unit` */
+    int32_t parts;
+} work;
+
+/* What each input byte of an output costs, in multiply-accumulates of a convolution without groups. */
+enum { DEPTHWISE_COST = 4, PLAIN_COST = 8 };
+
+static int64_t units_of(const work *w) { return (w->size + w->unit - 1) / w->unit; }
+
+static void run_part(const void *context, int32_t index) {
+    const work *w = context;
+    const int64_t units = units_of(w), last = units * (index + 1) / w->parts * w->unit;
+    w->run(w, units * index / w->parts * w->unit, last < w->size ? last : w->size);
+}
+
+/* cost: of each output, in multiply-accumulates. */
+static void run_parts(caq_team *team, work *w, int64_t cost) {
+    if (team) {
+        const caq_view *out = &w->step->output;
+        const int64_t units = units_of(w), worth = (int64_t)out->h * out->w * out->c * cost / team->grain;
+        const int64_t parts = worth < units ? worth : units;
+        w->parts = parts < team->parts ? (int32_t)parts : team->parts;
+        if (w->parts > 1) {
+            team->share(team, w->parts, run_part, w);
+            return;
+        }
+    }
+    w->run(w, 0, w->size);
+}
+
+static void depthwise_rows(const work *w, int64_t first, int64_t last) {
+    w->isa->depthwise(w->task, (int32_t)first, (int32_t)last);
+}
+
+static void conv_pixels(const work *w, int64_t first, int64_t last) {
+    w->isa->conv(w->task, first, last, w->begin, w->end);
+}
+
+static void conv_channels(const work *w, int64_t first, int64_t last) {
+    const caq_view *out = &w->step->output;
+    w->isa->conv(w->task, 0, (int64_t)out->h * out->w, w->begin + (int32_t)first, w->begin + (int32_t)last);
+}
+
+/* Items of the largest of `threads` shares. */
+CAQ_INLINE int64_t largest_share(int64_t size, int64_t unit, int64_t threads) {
+    const int64_t share = ((size + unit - 1) / unit + threads - 1) / threads * unit;
+    return share < size ? share : size;
+}
+
+/* By rows if depthwise. Else by pixels or by channels, whichever gives more equal shares; of about equal ones, so that
+ * of weights and inputs what is larger is read once, and not by every thread. */
+static void cut_conv(const caq_team *team, work *w, const caq_view *in) {
+    enum { TILE = 12 }; /* pixels; of most kernels a multiple of theirs */
+    const caq_conv *c = w->task->conv;
+    const int64_t pixels = (int64_t)w->step->output.h * w->step->output.w, channels = w->end - w->begin;
+    if (caq_is_depthwise(c)) {
+        w->run = depthwise_rows;
+        w->size = w->step->output.h;
+        w->unit = 1;
+        return;
+    }
+    w->run = conv_pixels;
+    w->size = pixels;
+    w->unit = TILE;
+    if (team && c->groups == 1) {
+        const int64_t by_pixels = largest_share(pixels, TILE, team->threads) * channels;
+        const int64_t by_channels = largest_share(channels, w->isa->nr_max, team->threads) * pixels;
+        const int64_t weights = channels * c->window.kernel_h * c->window.kernel_w * c->in_channels;
+        if (8 * by_channels < (weights > (int64_t)in->h * in->row ? 9 : 7) * by_pixels) {
+            w->run = conv_channels;
+            w->size = channels;
+            w->unit = w->isa->nr_max;
+        }
+    }
+}
+
 static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq_step *s, const caq_layer *layers,
-                     uint8_t *arena) {
+                     uint8_t *arena, caq_team *team) {
     const caq_layer *layer = &layers[s->layer];
     const caq_conv *c = &s->conv;
     caq_view in = s->inputs[0];
@@ -72,7 +162,6 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         .y_row = s->output.row,
         .y_w = s->output.w,
         .panel = layer->panel,
-        .end = c->groups == 1 ? c->out_channels : c->out_channels / c->groups,
         .weight_width = layer->weight_width,
         .requantize = layer->requantize,
         .low = layer->low,
@@ -87,30 +176,43 @@ static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq
         t.residual_zero = s->inputs[1].zero;
         t.sum_zero = s->output.zero;
     }
-    for (int32_t begin = 0, count = c->out_channels; begin < c->out_channels; begin += count) {
-        if (!layer->panel) {
-            const caq_conv part = caq_part(c, begin);
-            count = part.out_channels;
-            t.begin = begin;
-            t.end = (begin + count) / c->groups;
-            t.panel = unpack_panel(id, p, s, &part, begin, layer->weight_width, arena);
-        }
+    const int32_t channels = c->groups == 1 ? c->out_channels : c->out_channels / c->groups;
+    if (!team && layer->panel) { /* the plain case, without a detour */
         if (caq_is_depthwise(c))
             isa->depthwise(&t, 0, s->output.h);
         else
-            isa->conv(&t, 0, (int64_t)s->output.h * s->output.w);
+            isa->conv(&t, 0, (int64_t)s->output.h * s->output.w, 0, channels);
+        return;
+    }
+    work w = {.isa = isa, .step = s, .task = &t, .end = channels};
+    const int64_t cost = caq_fan_in(c) * (caq_is_depthwise(c) ? DEPTHWISE_COST : 1);
+    if (layer->panel) {
+        cut_conv(team, &w, &in);
+        run_parts(team, &w, cost);
+        return;
+    }
+    for (; w.begin < channels; w.begin = w.end) {
+        const caq_conv part = caq_slice(c, w.begin);
+        w.end = c->groups == 1 ? w.begin + part.out_channels : channels;
+        t.begin = w.begin;
+        t.panel = unpack_panel(id, p, s, &part, w.begin, layer->weight_width, arena);
+        cut_conv(team, &w, &in);
+        run_parts(team, &w, cost);
     }
 }
 
-CAQ_INLINE void narrow_row(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *y, int64_t n) {
-    if (s->narrowed_by >= 0 && layers[s->narrowed_by].narrow) isa->lookup(y, layers[s->narrowed_by].narrow, y, n);
+CAQ_INLINE void narrow_row(const work *w, uint8_t *y, int64_t n) {
+    const uint8_t *narrow = w->step->narrowed_by >= 0 ? w->layers[w->step->narrowed_by].narrow : 0;
+    if (narrow) w->isa->lookup(y, narrow, y, n);
 }
 
-static void run_add(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *arena) {
+static void add_rows(const work *work, int64_t first, int64_t last) {
+    const caq_isa *isa = work->isa;
+    const caq_step *s = work->step;
     const caq_view *out = &s->output;
+    uint8_t *arena = work->arena;
     const int64_t n = (int64_t)out->w * out->c;
-    fill_halo(out, arena);
-    for (int row = 0; row < out->h; row++) {
+    for (int row = (int)first; row < last; row++) {
         uint8_t *y = at(out, arena, row, 0);
         if (s->input_count == 2 && out->bytes == 1) {
             isa->add(&s->sum, at(&s->inputs[0], arena, row, 0), s->inputs[0].zero, at(&s->inputs[1], arena, row, 0),
@@ -127,15 +229,16 @@ static void run_add(const caq_isa *isa, const caq_step *s, const caq_layer *laye
                     y[i] = (uint8_t)(sum + out->zero);
             }
         }
-        narrow_row(isa, s, layers, y, n);
+        narrow_row(work, y, n);
     }
 }
 
 /* A table an input; several inputs lie side by side in the output's channels. */
-static void run_lookup(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *arena) {
+static void lookup_rows(const work *work, int64_t first, int64_t last) {
+    const caq_step *s = work->step;
     const caq_view *out = &s->output;
-    fill_halo(out, arena);
-    for (int row = 0; row < out->h; row++) {
+    uint8_t *arena = work->arena;
+    for (int row = (int)first; row < last; row++) {
         for (int column = 0; column < out->w; column++) {
             uint8_t *y = at(out, arena, row, column);
             for (int k = 0; k < s->input_count; k++) {
@@ -148,7 +251,7 @@ static void run_lookup(const caq_isa *isa, const caq_step *s, const caq_layer *l
                         *y = (uint8_t)table[x[i]];
             }
         }
-        narrow_row(isa, s, layers, at(out, arena, row, 0), (int64_t)out->w * out->c);
+        narrow_row(work, at(out, arena, row, 0), (int64_t)out->w * out->c);
     }
 }
 
@@ -159,11 +262,13 @@ CAQ_INLINE void within(int32_t start, int32_t kernel, int32_t dilation, int32_t 
     while (*last > *first && start + (*last - 1) * dilation >= size) --*last;
 }
 
-static void run_pool(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *arena) {
+static void pool_rows(const work *work, int64_t first_row, int64_t last_row) {
+    const caq_isa *isa = work->isa;
+    const caq_step *s = work->step;
+    uint8_t *arena = work->arena;
     const caq_view *in = &s->inputs[0], *out = &s->output;
     const caq_window *w = &s->conv.window;
-    fill_halo(out, arena);
-    for (int row = 0; row < out->h; row++) {
+    for (int row = (int)first_row; row < last_row; row++) {
         int32_t ky0, ky1;
         within(row * w->stride_h - w->top, w->kernel_h, w->dilation_h, in->h, &ky0, &ky1);
         for (int column = 0; column < out->w; column++) {
@@ -192,15 +297,15 @@ static void run_pool(const caq_isa *isa, const caq_step *s, const caq_layer *lay
                 }
             }
         }
-        narrow_row(isa, s, layers, at(out, arena, row, 0), (int64_t)out->w * out->c);
+        narrow_row(work, at(out, arena, row, 0), (int64_t)out->w * out->c);
     }
 }
 
 /* In channels-first order: item (c, row, column) of the input is the i-th, and so is item (c', row', column'). */
-static void run_reshape(const caq_isa *isa, const caq_step *s, const caq_layer *layers, uint8_t *arena) {
-    const caq_view *in = &s->inputs[0], *out = &s->output;
+static void reshape(const work *work) {
+    const caq_view *in = &work->step->inputs[0], *out = &work->step->output;
+    uint8_t *arena = work->arena;
     int row = 0, column = 0, channel = 0;
-    fill_halo(out, arena);
     for (int c = 0; c < in->c; c++)
         for (int y = 0; y < in->h; y++)
             for (int x = 0; x < in->w; x++) {
@@ -214,29 +319,44 @@ static void run_reshape(const caq_isa *isa, const caq_step *s, const caq_layer *
                     }
                 }
             }
-    for (int r = 0; r < out->h; r++) narrow_row(isa, s, layers, at(out, arena, r, 0), (int64_t)out->w * out->c);
+    for (int r = 0; r < out->h; r++) narrow_row(work, at(out, arena, r, 0), (int64_t)out->w * out->c);
 }
 
 static void run_step(const caq_isa *isa, int id, const caq_program *p, const caq_layer *layers, const caq_step *s,
-                     uint8_t *arena) {
-    switch (s->kind) {
-    case CAQ_CONV: run_conv(isa, id, p, s, layers, arena); break;
-    case CAQ_ADD: run_add(isa, s, layers, arena); break;
-    case CAQ_LOOKUP: run_lookup(isa, s, layers, arena); break;
-    case CAQ_RESHAPE: run_reshape(isa, s, layers, arena); break;
-    default: run_pool(isa, s, layers, arena);
+                     uint8_t *arena, caq_team *team) {
+    if (s->kind == CAQ_CONV) {
+        run_conv(isa, id, p, s, layers, arena, team);
+        return;
     }
+    work w = {.isa = isa, .step = s, .layers = layers, .arena = arena, .size = s->output.h, .unit = 1};
+    int64_t cost = PLAIN_COST * s->input_count;
+    fill_halo(&s->output, arena);
+    switch (s->kind) {
+    case CAQ_RESHAPE: reshape(&w); return;
+    case CAQ_ADD: w.run = add_rows; break;
+    case CAQ_LOOKUP: w.run = lookup_rows; break;
+    default:
+        w.run = pool_rows;
+        cost *= (int64_t)s->conv.window.kernel_h * s->conv.window.kernel_w;
+    }
+    run_parts(team, &w, cost);
 }
 
-int64_t caq_run(int id, const caq_program *p, const caq_layer *layers, const void *x, int64_t count, int16_t *y,
-                uint8_t *arena) {
-    const caq_isa *isa = caq_isa_table(id);
+/* The program's team, if it is free. */
+CAQ_INLINE caq_team *entered(const caq_program *p) { return p->team && p->team->enter(p->team) ? p->team : 0; }
+
+CAQ_INLINE void leave(caq_team *team) {
+    if (team) team->leave(team);
+}
+
+static int64_t run_samples(const caq_isa *isa, int id, const caq_program *p, const caq_layer *layers, const uint8_t *x,
+                           int64_t count, int16_t *y, uint8_t *arena, caq_team *team) {
     const caq_view *out = &p->output;
     const int64_t items = (int64_t)out->w * out->c;
     for (int64_t n = 0; n < count; n++) {
-        if (encode(isa, p, (const uint8_t *)x + n * p->sample_bytes, arena)) return 1 + n;
+        if (encode(isa, p, x + n * p->sample_bytes, arena)) return 1 + n;
         fill_halo(&p->input, arena);
-        for (int i = 0; i < p->step_count; i++) run_step(isa, id, p, layers, &p->steps[i], arena);
+        for (int i = 0; i < p->step_count; i++) run_step(isa, id, p, layers, &p->steps[i], arena, team);
         for (int row = 0; row < out->h; row++, y += items) {
             const uint8_t *codes = at(out, arena, row, 0);
             if (out->bytes == 2)
@@ -248,9 +368,18 @@ int64_t caq_run(int id, const caq_program *p, const caq_layer *layers, const voi
     return 0;
 }
 
+int64_t caq_run(int id, const caq_program *p, const caq_layer *layers, const void *x, int64_t count, int16_t *y,
+                uint8_t *arena) {
+    caq_team *team = entered(p);
+    const int64_t refused = run_samples(caq_isa_table(id), id, p, layers, x, count, y, arena, team);
+    leave(team);
+    return refused;
+}
+
 void caq_run_step(int id, const caq_program *p, const caq_layer *layers, int32_t step, int64_t repeat, uint8_t *arena) {
-    const caq_isa *isa = caq_isa_table(id);
-    while (repeat-- > 0) run_step(isa, id, p, layers, &p->steps[step], arena);
+    caq_team *team = entered(p);
+    while (repeat-- > 0) run_step(caq_isa_table(id), id, p, layers, &p->steps[step], arena, team);
+    leave(team);
 }
 
 void caq_unpack_step(int id, const caq_program *p, const caq_layer *layers, int32_t step, int64_t repeat, uint8_t *arena) {
@@ -258,7 +387,7 @@ void caq_unpack_step(int id, const caq_program *p, const caq_layer *layers, int3
     if (s->kind != CAQ_CONV) return;
     while (repeat-- > 0)
         for (int32_t begin = 0; begin < s->conv.out_channels;) {
-            const caq_conv part = caq_part(&s->conv, begin);
+            const caq_conv part = caq_slice(&s->conv, begin);
             unpack_panel(id, p, s, &part, begin, layers[s->layer].weight_width, arena);
             begin += part.out_channels;
         }

@@ -47,6 +47,19 @@ typedef struct {
     int buffer_count;
 } setting;
 
+/* A team without threads: it runs the parts one after the other, every second time from the last to the first. */
+static uint64_t steps_cut;
+
+static int enter(caq_team *team) { return team->threads > 1; }
+
+static void leave(caq_team *team) { (void)team; }
+
+static void share(caq_team *team, int32_t parts, caq_part *part, const void *context) {
+    (void)team;
+    for (int32_t i = 0; i < parts; i++) part(context, steps_cut % 2 ? parts - 1 - i : i);
+    steps_cut++;
+}
+
 static void *get(setting *s, int64_t size, const char *name) {
     uint8_t *p = malloc((size_t)size + 2 * GUARD);
     memset(p, FILL, (size_t)size + 2 * GUARD);
@@ -317,6 +330,8 @@ static const char *check(const test_case *t, int isa, uint64_t *digest) {
     s.program.steps = &s.step;
     s.program.step_count = 1;
     s.program.output = s.step.output;
+    caq_team team = {1 + (int)(t->seed % 7), 2 + (int)(t->seed % 11), 1 + (int)(t->seed % 1000), enter, leave, share};
+    if (t->seed % 5) s.program.team = &team;
     const char *wrong = 0;
     if (t->kind == CAQ_CONV) {
         write_parameters(t, &s);
@@ -444,5 +459,6 @@ int main(int argc, char **argv) {
         if (runs[isa])
             printf("%s %" PRIu64 " cases, 0 differences, %" PRIu64 " refused, digest %016" PRIx64 "\n", caq_isa_name(isa), count,
                    refused, digests[isa]);
+    if (!dumps) printf("%" PRIu64 " steps were cut\n", steps_cut);
     return 0;
 }

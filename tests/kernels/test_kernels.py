@@ -76,7 +76,7 @@ def build(folder: Path, cc: str, *flags: str) -> Path:
     """Builds fuzz."""
     target = folder / "fuzz"
     objects = compile_kernels(folder, cc, *flags, more=FUZZ)
-    subprocess.run([cc, *flags, *objects, "-o", target, "-lm"], check=True)
+    subprocess.run([cc, *flags, *objects, "-o", target, "-lm", "-pthread"], check=True)
     return target
 
 
@@ -103,6 +103,7 @@ def run(*command: str | Path) -> dict[str, str]:
     """The digest of each instruction set, all of whose cases went well."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
+    assert re.search(r"^[1-9][0-9]* steps were cut$", done.stdout, re.MULTILINE)
     return dict(re.findall(r"^(\w+) [0-9]+ cases, 0 differences, .* digest ([0-9a-f]{16})$", done.stdout, re.MULTILINE))
 
 
@@ -155,9 +156,15 @@ def test_nothing_is_allocated_or_printed(fuzz):
     assert not needed & {"malloc", "calloc", "realloc", "free", "printf", "fprintf", "puts", "abort", "exit"}
 
 
+def test_only_one_file_knows_of_threads(fuzz):
+    nm = tool("nm", "binutils")
+    system = {name for name in SOURCES if any("pthread" in need for need in needs(nm, [fuzz.parent / f"{name}.o"]))}
+    assert system == {"threads"}
+
+
 def test_a_microcontroller(tmp_path):
     cc = tool("arm-none-eabi-gcc", "gcc-arm-none-eabi")
-    names = ("prepare", "run", "isa_portable")
+    names = ("prepare", "run", "threads", "isa_portable")
     objects = compile_kernels(tmp_path, cc, "-mcpu=cortex-m4", "-mthumb", names=names)
     needed = {name for name in needs("arm-none-eabi-nm", objects) if not name.startswith(("__aeabi_", "caq_"))}
     assert needed <= {"memcpy", "memmove", "memset", "floor", "frexp", "ldexp"}

@@ -1,10 +1,11 @@
 /* Three threads infer while a fourth switches plans, to be built with -fsanitize=thread.
  *
- *     threads ISA INFERENCES
+ *     threads ISA INFERENCES TEAM
  *
+ * Each inference may be shared by TEAM threads, if no other one has them; 1 for none.
  * A program of two steps, a convolution that adds a residual and an add, over a tensor that both read. Operating points have
  * tables of their own; of each, several plans with panels are made while others infer, as after a trim. Every output is compared
- * with what its plan gave before the threads began. Prints a line; exits with 1 if an output was wrong. */
+ * with what its plan gave before there were any threads. Prints a line; exits with 1 if an output was wrong. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -32,7 +33,8 @@ static uint8_t *requantize[POINTS], *narrow[POINTS];
 static uint8_t x[SAMPLES][ITEMS];
 static int16_t expected[POINTS][SAMPLES][ITEMS];
 static _Atomic(plan *) active;
-static atomic_llong begun, wrong;
+static atomic_llong begun, shared, wrong;
+static int (*enter)(caq_team *team);
 static atomic_int working;
 
 static uint32_t state = 1;
@@ -108,6 +110,22 @@ static plan *make_plan(int point, int fill, uint8_t *scratch) {
     return p;
 }
 
+static int counted_enter(caq_team *team) {
+    const int entered = enter(team);
+    atomic_fetch_add(&shared, entered);
+    return entered;
+}
+
+/* Threads that take parts of whatever size. */
+static caq_team *make_team(int threads) {
+    caq_team *team = room(caq_team_bytes(threads));
+    if (caq_team_start(team, threads)) exit(2);
+    team->grain = 1;
+    enter = team->enter;
+    team->enter = counted_enter;
+    return team;
+}
+
 static void *infer(void *argument) {
     const long long inferences = *(const long long *)argument;
     uint8_t *arena = room(arena_bytes);
@@ -123,8 +141,9 @@ static void *infer(void *argument) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) return 2;
+    if (argc != 4) return 2;
     long long inferences = atoll(argv[2]);
+    const int team = atoi(argv[3]);
     for (isa = 0; isa < caq_isa_count() && strcmp(caq_isa_name(isa), argv[1]);) isa++;
     if (isa == caq_isa_count() || caq_isa_runs(isa) != 1) return 2;
     make_program();
@@ -143,6 +162,7 @@ int main(int argc, char **argv) {
         different += p > 0 && memcmp(expected[p], expected[p - 1], sizeof expected[p]) != 0;
     }
     if (different != POINTS - 1) return 2; /* else no test of switching */
+    if (team > 1) program.team = make_team(team);
     atomic_store(&active, resident[0]);
     atomic_store(&working, INFERRING);
     pthread_t threads[INFERRING];
@@ -160,6 +180,8 @@ int main(int argc, char **argv) {
         atomic_store_explicit(&active, p, memory_order_release);
     }
     for (int t = 0; t < INFERRING; t++) pthread_join(threads[t], 0);
+    if (program.team) caq_team_stop(program.team);
+    free(program.team);
     for (int i = 0; i < count; i++) {
         free(made[i]->panels);
         free(made[i]);
@@ -172,6 +194,7 @@ int main(int argc, char **argv) {
     }
     free(scratch);
     free(arena);
-    printf("%s: %lld inferences, %lld switches, %lld wrong\n", argv[1], inferences, switches, (long long)wrong);
+    printf("%s: %lld inferences, %lld shared, %lld switches, %lld wrong\n", argv[1], inferences, (long long)shared,
+           switches, (long long)wrong);
     return wrong != 0;
 }
