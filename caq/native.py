@@ -131,6 +131,11 @@ class Program:
         name = f"{op.kind} {op.name}".strip()
         return name if added is None else f"{name} + {self.model.graph.ops[added].name or 'add'}"
 
+    def ops_of(self, step: int) -> tuple[int, ...]:
+        """Indices of the graph's operations that a step carries out: its own, and an add that is fused into it."""
+        op = self.order[step]
+        return (op, self._fused[op]) if op in self._fused else (op,)
+
     def _target(self, op: int) -> int:
         """The tensor that an op's step writes."""
         return self._root[self._fused.get(op, op) + 1]
