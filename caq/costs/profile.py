@@ -132,8 +132,8 @@ class Profile:
         """
         graph.check_assignment(assignment)
         level = self.level(graph, assignment)
-        pairs = {layer.op: (layer, pair) for layer, pair in zip(graph.layers, assignment, strict=True)}
-        return [self.op_cost(graph, i, *pairs.get(i, (None, None)), level) for i in range(len(graph.ops))]
+        layers = {layer.op: (layer, pair) for layer, pair in zip(graph.layers, assignment, strict=True)}
+        return [self.op_cost(graph, i, level, *layers.get(i, ())) for i in range(len(graph.ops))]
 
     def cost(self, graph: Graph, assignment: Assignment) -> DeviceCost:
         """What one inference costs. Raises AssignmentError on an assignment that the graph cannot serve."""
@@ -170,7 +170,9 @@ class Profile:
             bits = 4 if pair.weight > 2 else 2
         return plane_bytes(layer.weights) * bits
 
-    def op_cost(self, graph: Graph, op: int, layer: Layer | None, pair: LayerWidths | None, level: Level) -> LayerCost:
+    def op_cost(
+        self, graph: Graph, op: int, level: Level, layer: Layer | None = None, pair: LayerWidths | None = None
+    ) -> LayerCost:
         """What operation `op` costs; `layer` and its `pair` of widths for a conv, None for others."""
         counts = self.counts(graph, op, layer, pair)
         weight_bytes = self.weight_bytes(graph, layer, pair) if layer is not None and pair is not None else 0
@@ -189,7 +191,9 @@ class Profile:
         name = graph.ops[op].name or graph.ops[op].kind
         return LayerCost(name, latency, energy + self.power.value * latency, weight_bytes, activation_bytes)
 
-    def counts(self, graph: Graph, op: int, layer: Layer | None, pair: LayerWidths | None) -> dict[str, float]:
+    def counts(
+        self, graph: Graph, op: int, layer: Layer | None = None, pair: LayerWidths | None = None
+    ) -> dict[str, float]:
         """How often each of TERMS occurs in operation `op`; terms that are left out do not. Bytes of weights are none
         of them.
         """

@@ -27,10 +27,20 @@ from caq.quant import TOP_WIDTH, plane_bytes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-COUNTS = ("bytes", "bit_macs")
 #: What a profile tells, and which field of LayerCost that is.
 MODELLED = {"latency": "latency_s", "energy": "energy_j"}
 _TOP = LayerWidths(TOP_WIDTH, TOP_WIDTH)
+
+
+def _bytes(layer: Layer, pair: LayerWidths) -> float:
+    return float(plane_bytes(layer.weights) * pair.weight)
+
+
+def _bit_macs(layer: Layer, pair: LayerWidths) -> float:
+    return float(layer.macs * pair.weight * pair.activation)
+
+
+COUNTS = {"bytes": _bytes, "bit_macs": _bit_macs}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +70,7 @@ class CostTable:
 
 def check_cost(name: str) -> str:
     """Returns `name` if it names a cost whose profile can be read. Raises ConfigError."""
-    what, at, profile = name.partition("@")
-    if at:
-        if what not in MODELLED:
-            raise ConfigError(f"cost {name!r}: a profile tells {' and '.join(MODELLED)}{nearest(what, MODELLED)}")
-        load_profile(profile)
-    elif name and name not in COUNTS:
-        known = (*COUNTS, *(f"{m}@PROFILE" for m in MODELLED))
-        raise ConfigError(f"unknown cost {name!r}{nearest(name, known)}")
+    _parsed(name)
     return name
 
 
@@ -77,34 +80,36 @@ def cost_table(graph: Graph, name: str = "") -> CostTable:
     On a profile with levels of memory, weights lie where those of the widest assignment do, which is the slowest level
     that any assignment needs.
     """
-    check_cost(name)
+    what, profile = _parsed(name)
+    if profile is not None:
+        return _modelled(graph, name, profile, what)
+    if what:
+        return _table(graph, name, COUNTS[what])
+    full = {key: sum(price(layer, _TOP) for layer in graph.layers) for key, price in COUNTS.items()}
+    return _table(graph, name, lambda layer, pair: sum(COUNTS[k](layer, pair) / full[k] for k in COUNTS) / 2)
+
+
+def _parsed(name: str) -> tuple[str, Profile | None]:
     what, at, profile = name.partition("@")
     if at:
-        return _modelled(graph, name, load_profile(profile), what)
-    prices = {"bytes": _bytes, "bit_macs": _bit_macs}
-    if what:
-        return _table(graph, name, prices[what])
-    full = {key: sum(price(layer, _TOP) for layer in graph.layers) for key, price in prices.items()}
-    return _table(graph, name, lambda layer, pair: sum(prices[k](layer, pair) / full[k] for k in prices) / 2)
-
-
-def _bytes(layer: Layer, pair: LayerWidths) -> float:
-    return float(plane_bytes(layer.weights) * pair.weight)
-
-
-def _bit_macs(layer: Layer, pair: LayerWidths) -> float:
-    return float(layer.macs * pair.weight * pair.activation)
+        if what not in MODELLED:
+            raise ConfigError(f"cost {name!r}: a profile tells {' and '.join(MODELLED)}{nearest(what, MODELLED)}")
+        return what, load_profile(profile)
+    if name and name not in COUNTS:
+        known = (*COUNTS, *(f"{m}@PROFILE" for m in MODELLED))
+        raise ConfigError(f"unknown cost {name!r}{nearest(name, known)}")
+    return name, None
 
 
 def _modelled(graph: Graph, name: str, profile: Profile, what: str) -> CostTable:
     level = profile.level(graph, graph.uniform(graph.widths[-1]))
     figure: Callable[[LayerCost], float] = attrgetter(MODELLED[what])
     without_weights = set(range(len(graph.ops))) - {layer.op for layer in graph.layers}
-    fixed = [profile.overhead(graph), *(profile.op_cost(graph, i, None, None, level) for i in sorted(without_weights))]
+    fixed = [profile.overhead(graph), *(profile.op_cost(graph, i, level) for i in sorted(without_weights))]
     return _table(
         graph,
         name,
-        lambda layer, pair: figure(profile.op_cost(graph, layer.op, layer, pair, level)),
+        lambda layer, pair: figure(profile.op_cost(graph, layer.op, level, layer, pair)),
         sum(map(figure, fixed)),
     )
 

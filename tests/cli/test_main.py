@@ -43,7 +43,9 @@ def test_no_command_that_a_device_needs_imports_an_extra(command, files):
 
 def test_help_and_version(call):
     shown = call("--help")
-    assert shown.code == 0 and all(name in shown.out for name in ("train", "eval", "info", "run", "doctor", "demo"))
+    assert shown.code == 0 and all(
+        name in shown.out for name in ("train", "eval", "info", "cost", "run", "doctor", "demo")
+    )
     assert call("--version").out.startswith("caq 0.")
 
 
@@ -60,6 +62,8 @@ def test_help_and_version(call):
         (("run", "x.caq", "--data", "d", "--speed", "2"), "--speed needs --trace"),
         (("train", "--data", "d", "--model", "m", "--out", "o", "--budgets", "saver"), "saver=0.22"),
         (("train", "--data", "d", "--model", "m", "--out", "o", "--budgets", "a=1,a=0.5"), "twice"),
+        (("train", "--data", "d", "--model", "m", "--out", "o", "--budgets", "a=latency@host"), "quick=0.3:latency@"),
+        (("cost", "x.caq"), "--profile"),
         (("train", "--data", "d", "--model", "m", "--out", "o", "--widths", "2,x"), "an integer from 1"),
         (("demo", "--seed", "-1"), "an integer from 0"),
     ],
