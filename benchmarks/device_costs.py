@@ -56,10 +56,9 @@ def structure(arithmetic: str, weights: str, combine: str, levels: Mapping[str, 
     return Profile("", "", arithmetic, weights, combine, Tile(), memory, {}, {}, nothing, {})
 
 
-def microcontrollers(folder: Path, profiles: Path) -> tuple[Section, dict[str, list[Left]]]:
+def microcontrollers(folder: Path, profiles: Path) -> Section:
     counted = {name: mlperf.counts(structure("byte", "packed", "sum"), g) for name, g in mlperf.graphs().items()}
     section: Section = {}
-    panels = {}
     for name, boards in mlperf.CLASSES.items():
         systems = mlperf.systems(folder / mlperf.FILE, boards)
         engines = {system.name: system.engine for system in systems}
@@ -67,7 +66,6 @@ def microcontrollers(folder: Path, profiles: Path) -> tuple[Section, dict[str, l
         prices, watts = fit(latency, LATENCY).prices, fit(energy, ENERGY).prices["second"]
         hz = CLOCK_MHZ[name] * 1e6
         left = leave_out(latency, LATENCY, lambda row: row.model, own=True)
-        panels[name] = [row._replace(measured=row.measured / hz, predicted=row.predicted / hz) for row in left]
         section[name] = {
             "systems": [system.name for system in systems],
             "cycles": prices,
@@ -86,6 +84,7 @@ def microcontrollers(folder: Path, profiles: Path) -> tuple[Section, dict[str, l
                     for ridge in RIDGES
                 },
             },
+            "left_out_seconds": shown(left, 1 / hz),
             "watts": watts,
             "energy_from_modelled_latency": {
                 "network_left_out_typical": summary(modelled_energy(latency, energy)),
@@ -97,7 +96,12 @@ def microcontrollers(folder: Path, profiles: Path) -> tuple[Section, dict[str, l
             },
         }
         write(microcontroller(name, prices, watts, section[name]), profiles / f"{name}.yaml")
-    return section, panels
+    return section
+
+
+def shown(left: list[Left], unit: float = 1.0) -> list[tuple[str, float, float]]:
+    """Network, and what was measured and modelled, for the picture."""
+    return [(r.model, float(f"{r.measured * unit:.5g}"), float(f"{r.predicted * unit:.5g}")) for r in left]
 
 
 def modelled_energy(latency: list[Row], energy: list[Row]) -> list[Left]:
@@ -162,7 +166,7 @@ def microcontroller(name: str, prices: Mapping[str, float], watts: float, found:
     }
 
 
-def raspberry_pi(folder: Path, profiles: Path) -> tuple[Section, dict[str, list[Left]]]:
+def raspberry_pi(folder: Path, profiles: Path) -> Section:
     rows = pi.rows(structure("byte", "unpacked", "sum"))
     prices = fit(rows, Terms(("mac", "output"))).prices
     idle, busy = pi.power(folder / pi.POWER)
@@ -204,11 +208,10 @@ def raspberry_pi(folder: Path, profiles: Path) -> tuple[Section, dict[str, list[
         "sources": source,
     }
     write(data, profiles / "raspberry-pi-4.yaml")
-    section = {"seconds": prices, "watts_idle": idle, "watts_busy": busy, "network_left_out_macs_only": single}
-    return section, {}
+    return {"seconds": prices, "watts_idle": idle, "watts_busy": busy, "network_left_out_macs_only": single}
 
 
-def this_machine(profiles: Path, seed: int, watts: float) -> tuple[Section, dict[str, list[Left]]]:
+def this_machine(profiles: Path, seed: int, watts: float) -> Section:
     timed = host.measure(seed)
     levels = caches()
     choices = {}
@@ -230,13 +233,14 @@ def this_machine(profiles: Path, seed: int, watts: float) -> tuple[Section, dict
         "steps_network_left_out": summary(steps),
         "alternatives": {name: summary(left) for name, (_, _, (left, _)) in choices.items()},
         "ridges": {ridge: summary(host_fit.leave_model_out(rows, profile, ridge)[0]) for ridge in RIDGES},
+        "left_out_seconds": shown(wholes),
         "measured": {
             one.name: {"steps_us": [round(s.seconds * 1e6, 3) for s in one.steps], "inference_us": microseconds(one)}
             for one in timed
         },
     }
     write(machine(profile, prices, section, watts), profiles / "host.yaml")
-    return section, {f"this machine ({section['instruction_set']})": wholes}
+    return section
 
 
 def machine(profile: Profile, prices: Mapping[str, float], found: Section, watts: float) -> dict[str, Any]:
@@ -315,17 +319,14 @@ def main() -> int:
     args = parser.parse_args()
     data = os.environ.get("CAQ_DATA")
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
-    panels: dict[str, list[Left]] = {}
     for name in args.only:
-        if name != "host" and data is None:
+        if name == "host":
+            section = this_machine(args.profiles, args.seed, args.watts)
+        elif data is None:
             print(f"skipped: {name} needs CAQ_DATA", file=sys.stderr)
             continue
-        if name == "host":
-            section, shown = this_machine(args.profiles, args.seed, args.watts)
         else:
-            section, shown = {"microcontrollers": microcontrollers, "pi": raspberry_pi}[name](
-                Path(str(data)), args.profiles
-            )
+            section = {"microcontrollers": microcontrollers, "pi": raspberry_pi}[name](Path(data), args.profiles)
         results[name] = {
             "command": shlex.join(["python", "-m", "benchmarks.device_costs", *sys.argv[1:]]),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -334,12 +335,20 @@ def main() -> int:
             "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
             **section,
         }
-        panels |= shown
-        print(json.dumps({k: v for k, v in section.items() if k != "measured"}, indent=1))
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
-    if args.plot and panels:
-        plot(panels, args.out.with_suffix(".png"))
+    text = json.dumps(results, indent=1)
+    args.out.write_text(text + "\n")
+    print(text)
+    if args.plot:
+        plot(panels(results), args.out.with_suffix(".png"))
     return 0
+
+
+def panels(results: Section) -> dict[str, list[tuple[str, float, float]]]:
+    """What the picture shows, by title."""
+    classes = {name: results.get("microcontrollers", {}).get(name) for name in mlperf.CLASSES}
+    machine = results.get("host")
+    found = {name: section["left_out_seconds"] for name, section in classes.items() if section is not None}
+    return found | ({f"host, {machine['instruction_set']}": machine["left_out_seconds"]} if machine else {})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from benchmarks.costs.fit import Left
 from caq.costs import Profile, parse_profile
 
 HEAD = "# Written by `python -m benchmarks.device_costs`; the errors are in benchmarks/results/device_costs.json.\n"
@@ -27,22 +26,25 @@ def write(data: Mapping[str, Any], path: Path) -> Profile:
     return profile
 
 
-def plot(panels: Mapping[str, Sequence[Left]], path: Path) -> None:
-    """Modelled over measured, of networks that were left out of the fit; seconds."""
+def plot(panels: Mapping[str, Sequence[tuple[str, float, float]]], path: Path) -> None:
+    """Modelled over measured seconds of networks that were left out of the fit: (network, measured, modelled)."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
     picture, axes = pyplot.subplots(
         1, len(panels), figsize=(4.6 * len(panels), 4.2), layout="constrained", squeeze=False
     )
-    for ax, (title, left) in zip(axes[0], panels.items(), strict=True):
-        for group in sorted({row.group for row in left}):
-            rows = [row for row in left if row.group == group]
-            ax.plot([r.measured for r in rows], [r.predicted for r in rows], ".", label=group)
-        ends = [min(row.measured for row in left), max(row.measured for row in left)]
+    for ax, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        for network in sorted({name for name, *_ in rows}):
+            points = [pair for name, *pair in rows if name == network]
+            ax.plot(*zip(*points, strict=True), ".", label=network)
+        ends = [min(row[1] for row in rows), max(row[1] for row in rows)]
         ax.plot(ends, ends, color="gray", linewidth=0.8)
         ax.set(xscale="log", yscale="log", xlabel="measured, s", ylabel="modelled without this network, s", title=title)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.legend(fontsize=7)
     picture.savefig(path, dpi=120)
