@@ -1,7 +1,7 @@
 """Fits the device profiles in caq/costs/profiles, and measures how wrong they are on networks that were left out.
 
     CAQ_DATA=FOLDER python -m benchmarks.device_costs [--only microcontrollers pi host] [--plot]
-    python -m benchmarks.device_costs --only host --profiles .      a profile of your own machine: ./host.yaml
+    python -m benchmarks.device_costs --only host --profiles . --out host.json     of your own machine: ./host.yaml
 
     microcontrollers  cortex-m4.yaml, cortex-m7.yaml: MLPerf Tiny's measured rows, device_costs/mlperf_tiny_costs.csv
     pi                raspberry-pi-4.yaml: two published rows and measured power, thermal_power_tiansuan/
