@@ -1,6 +1,7 @@
 """Runs every benchmark that this machine has the data for: python -m benchmarks
 
-Real data sets are looked for in the folder CAQ_DATA: usc_had.npz and kws12.npz. Trainings resume where they stopped.
+Real data sets are looked for in the folder CAQ_DATA: usc_had.npz, kws12.npz, device_costs/. Trainings resume where they
+stopped.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def commands(data: Path | None) -> list[list[str]]:
         "usc_had.npz": ["resnet8", "--epochs", "6"],
         "kws12.npz": ["ds_cnn", "--epochs", "12", "--domain", "0"],
     }
+    if data is not None and (data / "device_costs").is_dir():
+        found.append(["benchmarks.device_costs", "--plot"])
     for name, arguments in sets.items():
         if data is not None and (data / name).exists():
             found.append([accuracy, "--data", str(data / name), "--model", *arguments])

@@ -166,6 +166,11 @@ class Program:
         s = self._steps[step]
         return sum((v.h + v.top + v.bottom) * v.row for v in (*s.inputs[0 : s.input_count], s.output))
 
+    def ops_of(self, step: int) -> tuple[int, ...]:
+        """Indices of the graph's operations that a step carries out: its own, and an add that is fused into it."""
+        op = self.order[step]
+        return (op, self._fused[op]) if op in self._fused else (op,)
+
     def _target(self, op: int) -> int:
         """The tensor that an op's step writes."""
         return self._root[self._fused.get(op, op) + 1]

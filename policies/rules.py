@@ -19,19 +19,12 @@ Unknown keys, duplicate keys and YAML aliases are refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
-
-import yaml
 
 from caq.context import FIELDS
-from caq.errors import ConfigError, nearest
-
-# A rule list is a page of text; anything larger is not one.
-MAX_BYTES = 1 << 20
+from caq.strict_yaml import Fields, read
 
 
 class WhenMissing(str, Enum):
@@ -96,21 +89,7 @@ class Rules:
 
 def read_rules(path: str | Path) -> Rules:
     """Reads a YAML file; raises ConfigError that names the file and the field."""
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(text) > MAX_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES} bytes")
-    try:
-        data = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
-    except RecursionError:
-        raise ConfigError(f"{path}: is nested too deeply") from None
-    return parse_rules(data, str(path))
+    return parse_rules(read(path), str(path))
 
 
 def parse_rules(data: object, source: str) -> Rules:
@@ -118,9 +97,7 @@ def parse_rules(data: object, source: str) -> Rules:
     reader = _Reader(source)
     top = reader.mapping(data, "the file", ("rules", "otherwise", "when_missing"))
     missing = reader.when_missing(top.get("when_missing", "skip"), "when_missing")
-    rules = top.get("rules", [])
-    if not isinstance(rules, list):
-        reader.fail("rules", "must be a list")
+    rules = reader.items(top.get("rules", []), "rules")
     return Rules(
         tuple(reader.rule(rule, f"rules[{at}]", missing) for at, rule in enumerate(rules)),
         reader.name(top.get("otherwise"), "otherwise"),
@@ -128,53 +105,11 @@ def parse_rules(data: object, source: str) -> Rules:
     )
 
 
-class _Loader(yaml.SafeLoader):
-    """safe_load without aliases, which can swell without limit, and without keys that silently replace each other."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"aliases are not allowed{self.peek_event().start_mark}")
-        node = super().compose_node(parent, index)
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for at, key in enumerate(keys):
-                if key in keys[:at]:
-                    raise yaml.YAMLError(f"the key {key!r} stands there twice{node.start_mark}")
-        return node
-
-
-class _Reader:
-    """Checks plain data; `at` is the path of a field within it."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def fail(self, at: str, what: str) -> NoReturn:
-        raise ConfigError(f"{self.source}: {at}: {what}")
-
-    def mapping(self, data: object, at: str, known: tuple[str, ...]) -> Mapping[str, Any]:
-        if not isinstance(data, Mapping):
-            self.fail(at, f"must be a mapping with the keys {', '.join(known)}")
-        for key in data:
-            if key not in known:
-                self.fail(at, f"unknown key {key!r}{nearest(str(key), known)}")
-        return data
-
+class _Reader(Fields):
     def name(self, data: object, at: str) -> str:
         if not isinstance(data, str) or not data:
             self.fail(at, "must be the name of an operating point")
         return data
-
-    def flag(self, data: object, at: str) -> bool:
-        if not isinstance(data, bool):
-            self.fail(at, "must be true or false")
-        return data
-
-    def number(self, data: object, at: str) -> float:
-        # Beyond 1e300 a YAML integer has no float; no field has such values.
-        if isinstance(data, bool) or not isinstance(data, (int, float)) or not -1e300 < data < 1e300:
-            self.fail(at, f"must be a finite number, not {data!r}")
-        return float(data)
 
     def when_missing(self, data: object, at: str) -> WhenMissing:
         known = [choice.value for choice in WhenMissing]

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import caq
-from caq.cli import demo, doctor, evaluate, info, profile, run, train
+from caq.cli import cost, demo, doctor, evaluate, info, profile, run, train
 from caq.cli.output import Output
 from caq.errors import CaqError
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "train": train,
     "eval": evaluate,
     "info": info,
+    "cost": cost,
     "run": run,
     "profile": profile,
     "doctor": doctor,

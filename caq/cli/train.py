@@ -32,8 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budgets",
         type=_budgets,
-        metavar="NAME=SHARE,...",
-        help="points to learn; 0 costs what the narrowest width does, 1 the widest; default: full, balanced and saver",
+        metavar="NAME=SHARE[:COST],...",
+        help="points to learn; share 0 is the cheapest assignment, 1 the widest; COST is bytes, bit_macs, "
+        "latency@PROFILE or energy@PROFILE (see caq cost), or else bytes and bit_macs together; default: full, "
+        "balanced and saver",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="saved after each epoch; resumed if it exists")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for losses and learning rates")
@@ -59,7 +61,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
 
         torch.set_num_threads(args.threads)
     config = TrainConfig(args.epochs, args.batch_size, args.learning_rate, seed=args.seed)
-    budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*pair) for pair in args.budgets]
+    budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*budget) for budget in args.budgets]
     outputs = Outputs(args.checkpoint, args.tensorboard)
     model = pipeline.train_model(measured, args.model, config, args.widths or DEFAULT_WIDTHS, budgets, outputs)
     if args.domain is not None:
@@ -94,12 +96,17 @@ def _widths(text: str) -> list[int]:
     return sorted({whole(1, 8)(part) for part in text.split(",")})
 
 
-def _budgets(text: str) -> list[tuple[str, float]]:
-    pairs = [part.partition("=") for part in text.split(",")]
-    try:
-        budgets = [(name.strip(), float(share)) for name, _, share in pairs]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write it like saver=0.22,full=1") from None
-    if len(dict(budgets)) != len(budgets):
+def _budgets(text: str) -> list[tuple[str, float, str]]:
+    budgets = []
+    for part in text.split(","):
+        name, _, rest = part.partition("=")
+        share, _, cost = rest.partition(":")
+        try:
+            budgets.append((name.strip(), float(share), cost.strip()))
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: write it like saver=0.22,full=1 or quick=0.3:latency@bit-serial"
+            ) from None
+    if len({name for name, *_ in budgets}) != len(budgets):
         raise argparse.ArgumentTypeError(f"{text!r}: a name stands there twice")
     return budgets

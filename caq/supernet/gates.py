@@ -9,13 +9,16 @@ violation rises until the expected cost fits. At run time a gate is the argmax: 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from caq.costs import CostTable, check_cost, cost_table
 from caq.errors import ConfigError
 from caq.graph import Assignment, Graph, LayerWidths
 from caq.progress import progress
@@ -27,14 +30,20 @@ from caq.supernet.train import distillation_loss
 
 @dataclass(frozen=True)
 class Budget:
-    """A gate's name, and where between the cost of the narrowest width everywhere (0) and the widest (1) it may be."""
+    """A gate's name, and where between the cheapest assignment (0) and the widest width everywhere (1) it may be.
+
+    cost: of what, by a name of caq.costs.table: "" (size and work together), "bytes", "bit_macs", "latency@cortex-m7",
+    "energy@my_device.yaml". Raises ConfigError on anything else.
+    """
 
     name: str
     share: float
+    cost: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.replace("_", "").isalnum() or not 0 <= self.share <= 1:
             raise ConfigError(f"a budget is a name and a share from 0 to 1, not {self.name!r} and {self.share}")
+        check_cost(self.cost)
 
 
 DEFAULT_BUDGETS = (Budget("full", 0.6), Budget("balanced", 0.3), Budget("saver", 0.08))
@@ -52,32 +61,48 @@ class GateConfig:
     quiet: bool = False
 
 
-def relative_cost(graph: Graph, assignment: Assignment) -> float:
-    """Mean of the weight bytes and the bit-MACs of `assignment`, each relative to 8 bits everywhere."""
-    cost, full = graph.cost(assignment), graph.cost((LayerWidths(TOP_WIDTH, TOP_WIDTH),) * len(assignment))
-    return (cost.weight_bytes / full.weight_bytes + cost.bit_macs / full.bit_macs) / 2
+#: What the widest assignment must cost at least over the cheapest, so that a budget says something.
+LEAST_RANGE = 1.02
 
 
-def affordable_cost(graph: Graph, share: float) -> float:
-    """The `relative_cost` that a budget's share allows."""
-    narrowest, widest = (relative_cost(graph, graph.uniform(graph.widths[i])) for i in (0, -1))
-    return narrowest + share * (widest - narrowest)
+def relative_cost(graph: Graph, assignment: Assignment, cost: str = "") -> float:
+    """What `assignment` costs, relative to 8 bits everywhere; by default the mean of weight bytes and bit-MACs."""
+    return cost_table(graph, cost).of(graph, assignment)
+
+
+def affordable_cost(graph: Graph, share: float, cost: str = "") -> float:
+    """The `relative_cost` that a budget's share allows.
+
+    Raises ConfigError where widths hardly change the cost: no gate could be learned for it.
+    """
+    table = cost_table(graph, cost)
+    widest = table.of(graph, graph.uniform(graph.widths[-1]))
+    if widest < table.least * LEAST_RANGE and len(graph.widths) > 1:
+        raise ConfigError(
+            f"budget on {cost!r}: the widest assignment costs {widest / table.least - 1:.1%} more than the cheapest; "
+            "on this device narrower widths save next to nothing, so give the budget in bytes or bit_macs"
+        )
+    return table.least + share * (widest - table.least)
+
+
+def check_budgets(graph: Graph, budgets: Sequence[Budget]) -> None:
+    """Raises ConfigError on a budget that no gate of `graph` could be learned for."""
+    for budget in budgets:
+        affordable_cost(graph, budget.share, budget.cost)
 
 
 class Gate(nn.Module):
-    """Logits of one gate: (layers, widths) for weights and for activations."""
+    """Logits of one gate: (layers, widths) for weights and for activations; `cost` as of a Budget."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, cost: str = "") -> None:
         super().__init__()
         self.graph = graph
+        self.table: CostTable = cost_table(graph, cost)
         # A gate starts wide and gives up bits only for its budget.
         start = torch.linspace(-1, 1, len(graph.widths)).repeat(len(graph.layers), 1)
         self.weight_logits = nn.Parameter(start.clone())
         self.activation_logits = nn.Parameter(start.clone())
-        self.bits = torch.tensor(graph.widths, dtype=torch.float32)
-        self.weights = torch.tensor([layer.weights for layer in graph.layers], dtype=torch.float32)
-        self.macs = torch.tensor([layer.macs for layer in graph.layers], dtype=torch.float32)
-        self.reads_input = torch.tensor([layer.reads_input for layer in graph.layers])
+        self.costs = torch.tensor(self.table.layers, dtype=torch.float32)
 
     def sample(self, temperature: float) -> tuple[Tensor, Tensor]:
         """One-hot (layers, widths) draws with straight-through gradients."""
@@ -88,57 +113,46 @@ class Gate(nn.Module):
 
     def expected_cost(self) -> Tensor:
         """`relative_cost` in expectation over the gate's choices; differentiable."""
-        weight_bits = functional.softmax(self.weight_logits, 1) @ self.bits
-        activation_bits = functional.softmax(self.activation_logits, 1) @ self.bits
-        activation_bits = torch.where(self.reads_input, torch.full_like(activation_bits, TOP_WIDTH), activation_bits)
-        size = (self.weights * weight_bits).sum() / (self.weights.sum() * TOP_WIDTH)
-        work = (self.macs * weight_bits * activation_bits).sum() / (self.macs.sum() * TOP_WIDTH**2)
-        return (size + work) / 2
+        weights, activations = functional.softmax(self.weight_logits, 1), functional.softmax(self.activation_logits, 1)
+        return self.table.fixed + torch.einsum("lw,la,lwa->", weights, activations, self.costs)
 
     def assignment(self, most: float) -> Assignment:
         """The argmax, made to cost at most `most` (relative) and to leave nothing of it unused.
 
-        While it costs too much, the layer steps down that loses the least logit for what it saves; then, while a step
-        up still fits, the one that gains the most for what it costs. Raises ConfigError if nothing fits.
+        While it costs too much, the layer changes its widths that loses the least logit for what it saves; then, while
+        wider ones fit, the one that gains the most for what it costs. Raises ConfigError if nothing fits.
         """
-        chosen = [self.weight_logits.argmax(1).tolist(), self.activation_logits.argmax(1).tolist()]
-        while (now := self._cost(chosen)) > most + 1e-12:
-            down = self._steps(chosen, -1)
-            if not down:
-                raise ConfigError(f"no assignment costs at most {most:.3f}; the narrowest costs {now:.3f}")
-            _, kind, i = max((gain / abs(self._changed(chosen, kind, i, -1) - now), kind, i) for gain, kind, i in down)
-            chosen[kind][i] -= 1
-        while True:
-            now = self._cost(chosen)
-            up = [(gain, kind, i, self._changed(chosen, kind, i, 1) - now) for gain, kind, i in self._steps(chosen, 1)]
-            fitting = [(gain / cost, kind, i) for gain, kind, i, cost in up if now + cost <= most + 1e-12]
-            if not fitting:
-                return self._pairs(chosen)
-            _, kind, i = max(fitting)
-            chosen[kind][i] += 1
+        count, layers = len(self.graph.widths), np.arange(len(self.graph.layers))
+        weight, activation = np.divmod(np.arange(count**2), count)  # a layer's pairs of widths
+        wider = (weight >= weight[:, None]) & (activation >= activation[:, None]) & ~np.eye(count**2, dtype=bool)
+        costs = self.table.layers.reshape(len(layers), -1)
+        logits = (
+            (self.weight_logits[:, :, None] + self.activation_logits[:, None]).detach().numpy().reshape(costs.shape)
+        )
+        reads_input = np.array([layer.reads_input for layer in self.graph.layers])
+        allowed = ~reads_input[:, None] | (activation == count - 1)
+        chosen = np.where(allowed, logits, -np.inf).argmax(1)
 
-    def _steps(self, chosen: list[list[int]], by: int) -> list[tuple[float, int, int]]:
-        """Change of logit, kind (0 weights, 1 activations) and layer of every step by one width."""
-        logits = (self.weight_logits.detach(), self.activation_logits.detach())
-        return [
-            (float(logits[kind][i, j + by] - logits[kind][i, j]), kind, i)
-            for kind in (0, 1)
-            for i, j in enumerate(chosen[kind])
-            if 0 <= j + by < len(self.graph.widths) and not (kind == 1 and self.graph.layers[i].reads_input)
-        ]
+        def change(possible: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
+            layer, pair = np.unravel_index(np.where(possible, score, -np.inf).argmax(), score.shape)
+            chosen[layer] = pair
 
-    def _changed(self, chosen: list[list[int]], kind: int, i: int, by: int) -> float:
-        trial = [list(choice) for choice in chosen]
-        trial[kind][i] += by
-        return self._cost(trial)
-
-    def _cost(self, chosen: list[list[int]]) -> float:
-        return relative_cost(self.graph, self._pairs(chosen))
-
-    def _pairs(self, chosen: list[list[int]]) -> Assignment:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            while True:
+                more, gain = costs - costs[layers, chosen, None], logits - logits[layers, chosen, None]
+                now = self.table.fixed + costs[layers, chosen].sum()
+                if now <= most + 1e-12:
+                    break
+                if not (possible := allowed & (more < 0)).any():
+                    raise ConfigError(f"no assignment costs at most {most:.3f}; the cheapest costs {now:.3f}")
+                change(possible, gain / -more)
+            while (possible := allowed & wider[chosen] & (now + more <= most + 1e-12)).any():
+                change(possible, np.where(more > 0, gain / more, np.inf))
+                more, gain = costs - costs[layers, chosen, None], logits - logits[layers, chosen, None]
+                now = self.table.fixed + costs[layers, chosen].sum()
         return tuple(
             LayerWidths(self.graph.widths[w], TOP_WIDTH if layer.reads_input else self.graph.widths[a])
-            for layer, w, a in zip(self.graph.layers, *chosen, strict=True)
+            for layer, w, a in zip(self.graph.layers, weight[chosen], activation[chosen], strict=True)
         )
 
 
@@ -150,8 +164,8 @@ def _forever(train: Samples, config: GateConfig) -> Iterator[tuple[Tensor, Tenso
 
 def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateConfig, task: str) -> Assignment:
     """Learns the assignment of a budget; the supernet's weights stay as they are."""
-    most = affordable_cost(supernet.graph, budget.share)
-    gate = Gate(supernet.graph)
+    most = affordable_cost(supernet.graph, budget.share, budget.cost)
+    gate = Gate(supernet.graph, budget.cost)
     optimizer = torch.optim.Adam(gate.parameters(), config.learning_rate, betas=(0.9, 0.99))
     trained = {name: p.requires_grad for name, p in supernet.named_parameters()}
     supernet.requires_grad_(False)

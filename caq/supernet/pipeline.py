@@ -22,7 +22,7 @@ from caq.scaling import InputScaling
 from caq.supernet import zoo
 from caq.supernet.batches import Samples, training_samples
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
-from caq.supernet.gates import DEFAULT_BUDGETS, Budget, GateConfig, learn_gate
+from caq.supernet.gates import DEFAULT_BUDGETS, Budget, GateConfig, check_budgets, learn_gate
 from caq.supernet.lower import Lowered, lower
 from caq.supernet.network import Supernet
 from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms, train_supernet
@@ -83,7 +83,8 @@ def train_model(
 ) -> Model:
     """Trains a network, of the zoo or the caller's own, on `data` and returns it with its operating points.
 
-    Raises ConfigError on budgets that cannot be told apart, and what `prepare`, `convert` and `train_supernet` raise.
+    Raises ConfigError on budgets that cannot be told apart or kept, and what `prepare`, `convert` and `train_supernet`
+    raise.
     """
     check_names(budgets, widths)
     if isinstance(network, str):
@@ -91,6 +92,7 @@ def train_model(
     prepared = prepare(data, network, config.seed)
     supernet = convert(prepared.network, prepared.example(), widths)
     check_outputs(supernet, data, config.task)
+    check_budgets(supernet.graph, budgets)
     train_supernet(supernet, prepared.train, config, outputs)
     return finish(supernet, data, prepared, config, budgets, outputs.quiet)
 

@@ -44,7 +44,8 @@ def test_no_command_that_a_device_needs_imports_an_extra(command, files):
 
 def test_help_and_version(call):
     shown = call("--help")
-    assert shown.code == 0 and all(name in shown.out for name in ("train", "eval", "info", "run", "profile", "doctor"))
+    commands = ("train", "eval", "info", "cost", "run", "profile", "doctor", "demo")
+    assert shown.code == 0 and all(name in shown.out for name in commands)
     assert call("--version").out.startswith("caq 0.")
 
 
@@ -62,6 +63,8 @@ def test_help_and_version(call):
         (("profile", "x.caq", "--seconds", "0"), "above 0"),
         (("train", "--data", "d", "--model", "m", "--out", "o", "--budgets", "saver"), "saver=0.22"),
         (("train", "--data", "d", "--model", "m", "--out", "o", "--budgets", "a=1,a=0.5"), "twice"),
+        (("train", "--data", "d", "--model", "m", "--out", "o", "--budgets", "a=latency@host"), "quick=0.3:latency@"),
+        (("cost", "x.caq"), "--profile"),
         (("train", "--data", "d", "--model", "m", "--out", "o", "--widths", "2,x"), "an integer from 1"),
         (("demo", "--seed", "-1"), "an integer from 0"),
     ],

@@ -1,0 +1,1 @@
+"""Where the device profiles' fitted figures come from: measured rows, the fit, and its errors."""
