@@ -49,9 +49,11 @@ class Supernet(nn.Module):
             layer.widths, layer.row, layer.mix = pair, row, None
 
     def to_internal(self, x: Tensor) -> Tensor:
-        """(N, C, H, W), (N, C, T) or (N, F) as (N, C, H, W)."""
+        """(N, C, H, W), (N, C, T) or (N, F) as (N, C, H, W), channels last in memory."""
         h, w, c = self.input_shape
-        return x.reshape(len(x), c, h, w).contiguous(memory_format=torch.channels_last)
+        # contiguous(memory_format=channels_last) would leave one channel as it is, and all that follows channels first.
+        internal = torch.empty((len(x), c, h, w), dtype=x.dtype, memory_format=torch.channels_last)
+        return internal.copy_(x.reshape(internal.shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """Real outputs (N, classes) of inputs (N, C, H, W), (N, C, T) or (N, F), which should be codes * step.

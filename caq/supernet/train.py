@@ -27,6 +27,7 @@ from caq.graph import Assignment, Graph, LayerWidths
 from caq.progress import progress
 from caq.quant import TOP_WIDTH
 from caq.supernet.batches import Samples
+from caq.supernet.heap import freed_memory_kept
 from caq.supernet.network import Supernet
 
 #: Loss of one batch; calls backward itself, and returns the loss of the widest assignment.
@@ -159,6 +160,7 @@ def _deterministic() -> Iterator[None]:
 
 
 @_deterministic()
+@freed_memory_kept()
 def _train(
     model: nn.Module,
     train: Samples,
