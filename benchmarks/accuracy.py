@@ -16,6 +16,7 @@ benchmarks/results/.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import time
@@ -31,6 +32,7 @@ import caq
 from caq.data import Dataset, load
 from caq.supernet.batches import samples
 from caq.supernet.conversion import DEFAULT_WIDTHS
+from caq.supernet.network import channels_last
 from caq.supernet.pipeline import Prepared, prepare, train_model
 from caq.supernet.train import Outputs, TrainConfig, accuracy, predict, train_float
 
@@ -38,14 +40,21 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class FloatNetwork(nn.Module):
-    """A zoo network behind the reshape that its layout needs."""
+    """A copy of a zoo network behind the reshape that its layout needs.
 
-    def __init__(self, prepared: Prepared) -> None:
+    channels_last: whether images lie in memory as the supernet has them, which is faster.
+    """
+
+    def __init__(self, prepared: Prepared, channels_last: bool = True) -> None:
         super().__init__()
         self.prepared = prepared
-        self.network = prepared.network
+        self.network = copy.deepcopy(prepared.network)
+        self.channels_last = channels_last and prepared.layout == "image"
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = channels_last(x) if self.channels_last else x
         return self.network(self.prepared.as_network_input(x))  # type: ignore[no-any-return]
 
 
