@@ -4,8 +4,8 @@
     python -m benchmarks.training_cost --data digits --model resnet8
 
 Processor time of whole trainings of five epochs, so that rounding between layers has its usual share, on the same few
-batches; the median of --repeats after one that warms up. The unit is the float network with its tensors channels last,
-which is the faster way to train it; trained channels first, as torch does unasked, it stands beside. Results go to
+batches; the least of --repeats, which other work on the machine disturbs least. The unit is the float network with its
+tensors channels last; trained channels first, as torch does unasked, it stands beside. Results go to
 benchmarks/results/.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -32,15 +31,15 @@ EPOCHS = 5
 QUIET = Outputs(quiet=True)
 
 
-def seconds_per_epoch(run: Callable[[], None], repeats: int) -> float:
-    """Median processor seconds of one epoch of `run`, which trains for EPOCHS."""
-    run()
-    times = []
+def seconds_per_epoch(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Fewest processor seconds of one epoch of each of `runs`, which train for EPOCHS; the runs take turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
-        started = time.process_time()
-        run()
-        times.append((time.process_time() - started) / EPOCHS)
-    return statistics.median(times)
+        for name, run in runs.items():
+            started = time.process_time()
+            run()
+            times[name].append((time.process_time() - started) / EPOCHS)
+    return {name: min(seconds) for name, seconds in times.items()}
 
 
 def main() -> int:
@@ -64,7 +63,7 @@ def main() -> int:
         "w2a2 alone": lambda: train_supernet(alone[2], few, config, QUIET),
         "supernet, " + ", ".join(map(str, DEFAULT_WIDTHS)): lambda: train_supernet(joint, few, config, QUIET),
     }
-    found = {name: seconds_per_epoch(run, args.repeats) / args.batches for name, run in runs.items()}
+    found = {name: s / args.batches for name, s in seconds_per_epoch(runs, args.repeats).items()}
     unit = found["fp32, channels last"]
     rows = [
         {"row": name, "ms_per_batch": round(1e3 * s, 1), "fp32_epochs": round(s / unit, 2)} for name, s in found.items()
