@@ -24,8 +24,8 @@ def commands(data: Path | None) -> list[list[str]]:
         [accuracy, "--data", "digits", "--model", "resnet8", "--epochs", "20", "--alone", "--bars"],
     ]
     sets = {
-        "usc_had.npz": ["resnet8", "--epochs", "6"],
-        "kws12.npz": ["ds_cnn", "--epochs", "12", "--domain", "0"],
+        "usc_had.npz": ["resnet8", "--epochs", "6", "--alone"],
+        "kws12.npz": ["ds_cnn", "--epochs", "12", "--domain", "0", "--alone"],
     }
     if data is not None and (data / "device_costs").is_dir():
         found.append(["benchmarks.device_costs", "--plot"])

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=whole(1), default=30, metavar="N", help="default %(default)s")
     parser.add_argument("--batch-size", type=whole(2), default=64, metavar="N", help="default %(default)s")
     parser.add_argument(
-        "--learning-rate", type=float, default=2e-3, metavar="F", help="at its peak; default %(default)s"
+        "--learning-rate", type=float, default=4e-3, metavar="F", help="at its peak; default %(default)s"
     )
     add_seed(parser)
     parser.add_argument("--widths", type=_widths, metavar="2,4,8", help="bits to serve; default 2,3,4,5,6,8")

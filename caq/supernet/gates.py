@@ -24,6 +24,7 @@ from caq.graph import Assignment, Graph, LayerWidths
 from caq.progress import progress
 from caq.quant import TOP_WIDTH
 from caq.supernet.batches import Samples
+from caq.supernet.heap import freed_memory_kept
 from caq.supernet.network import Supernet
 from caq.supernet.train import distillation_loss
 
@@ -162,6 +163,7 @@ def _forever(train: Samples, config: GateConfig) -> Iterator[tuple[Tensor, Tenso
         yield from train.epoch(config.batch_size, config.seed + 7919, epoch)
 
 
+@freed_memory_kept()
 def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateConfig, task: str) -> Assignment:
     """Learns the assignment of a budget; the supernet's weights stay as they are."""
     most = affordable_cost(supernet.graph, budget.share, budget.cost)

@@ -11,6 +11,14 @@ from caq.graph import Assignment, Graph, Op, Shape
 from caq.supernet.layers import Node, Reshape, SwitchableLayer
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """A copy of (N, C, H, W) with its channels last in memory, so that whatever follows has them there too.
+
+    contiguous(memory_format=channels_last) would leave a single channel as it is, and all that follows channels first.
+    """
+    return torch.empty(x.shape, dtype=x.dtype, memory_format=torch.channels_last).copy_(x)
+
+
 class Supernet(nn.Module):
     """One set of weights that is a model at every assignment; forward computes the assignment last set.
 
@@ -49,9 +57,9 @@ class Supernet(nn.Module):
             layer.widths, layer.row, layer.mix = pair, row, None
 
     def to_internal(self, x: Tensor) -> Tensor:
-        """(N, C, H, W), (N, C, T) or (N, F) as (N, C, H, W)."""
+        """(N, C, H, W), (N, C, T) or (N, F) as (N, C, H, W), channels last in memory."""
         h, w, c = self.input_shape
-        return x.reshape(len(x), c, h, w).contiguous(memory_format=torch.channels_last)
+        return channels_last(x.reshape(len(x), c, h, w))
 
     def forward(self, x: Tensor) -> Tensor:
         """Real outputs (N, classes) of inputs (N, C, H, W), (N, C, T) or (N, F), which should be codes * step.

@@ -17,23 +17,28 @@ from caq.quant import TOP_WIDTH, activation_range
 
 class _QuantizeActivation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-        v = x * (1 / step)
-        codes = torch.add(v, 0.5).floor_().clamp_(low, high)
-        ctx.save_for_backward(v, codes)
-        ctx.bounds = (low, high)
-        return codes * step
+    def forward(ctx: Any, x: Tensor, log_step: Tensor, step: float, low: int, high: int) -> Tensor:
+        y = _rounded(x, step, low, high)
+        # Both are kept anyway, by the operations before and after.
+        ctx.save_for_backward(x, y)
+        ctx.bounds = (low * step, high * step)
+        ctx.scale = 1 / math.sqrt(x.numel() * high)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (g,) = grads
-        v, codes = ctx.saved_tensors
-        low, high = ctx.bounds
-        g_x = g * v.clamp(low, high).eq_(v)
-        # LSQ: d(value)/d(step) is codes - v inside the range and the bound outside; its scale keeps steps and weights
-        # in balance.
-        g_step = _dot(g, codes) - _dot(g_x, v)
-        return g_x, (g_step / math.sqrt(v.numel() * high)).reshape(1), None, None
+        x, y = ctx.saved_tensors
+        g_x = x.clamp(*ctx.bounds).eq_(x).mul_(g)
+        # LSQ: d(value)/d(step) is codes - x / step inside the range and the bound outside; its scale keeps steps and
+        # weights in balance. Times the step, for the logarithm.
+        g_step = _dot(g, y) - _dot(g_x, x)
+        return g_x, (g_step * ctx.scale).reshape(1), None, None, None
+
+
+def _rounded(x: Tensor, step: float, low: int, high: int) -> Tensor:
+    """Codes times steps; one new tensor, and the rest in place."""
+    return torch.mul(x, 1 / step).add_(0.5).floor_().clamp_(low, high).mul_(step)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -70,8 +75,7 @@ class _ChooseActivation(torch.autograd.Function):
 def _at(x: Tensor, step: tuple[float, int, int] | None) -> Tensor:
     if step is None:
         return x
-    size, low, high = step
-    return torch.mul(x, 1 / size).add_(0.5).floor_().clamp_(low, high).mul_(size)
+    return _rounded(x, *step)
 
 
 def choose_activation(x: Tensor, mix: Tensor, quantizers: list[ActivationQuantizer | None]) -> Tensor:
@@ -131,8 +135,7 @@ class ActivationQuantizer(nn.Module):
         self.log_step = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        step = self.log_step.exp()
-        return _QuantizeActivation.apply(x, step, self.low, self.high)
+        return _QuantizeActivation.apply(x, self.log_step, self.step, self.low, self.high)
 
     @property
     def code_range(self) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from caq.graph import LayerWidths
 from caq.supernet import convert
 from caq.supernet.batches import Samples
 from caq.supernet.gates import DEFAULT_BUDGETS, Budget, Gate, affordable_cost, relative_cost
+from caq.supernet.heap import freed_memory_kept
+from caq.supernet.network import channels_last
 from caq.supernet.pipeline import prepare, train_model
 from caq.supernet.quantizers import ActivationQuantizer, choose_activation, nested_values, quantize_weight, weight_codes
 from caq.supernet.train import Outputs, TrainConfig, accuracy, predict, reestimate_norms, train_float, train_supernet
@@ -55,7 +59,7 @@ def test_the_same_seed_gives_the_same_artifact_and_a_resumed_run_too(
     def dying(self: torch.optim.AdamW, closure: None = None) -> None:
         nonlocal steps
         steps += 1
-        if steps == 20:  # in the second epoch of thirteen steps
+        if steps == 50:  # in the second epoch of thirteen batches, each of three steps
             raise Killed
         original(self, closure)
 
@@ -408,3 +412,60 @@ def test_before_joint_training_only_the_widest_learns(digits: Dataset, joint_fro
     before = narrow.step
     train_supernet(supernet, prepared.train, replace(CONFIG, epochs=1, joint_from=joint_from), QUIET)
     assert (narrow.step == before) == (joint_from == 1.0)
+
+
+@pytest.mark.parametrize(("widths", "updates"), [((2, 4, 8), 3), ((4,), 1)])
+def test_the_optimizer_steps_once_for_each_assignment_of_a_batch(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, widths: tuple[int, ...], updates: int
+) -> None:
+    prepared = prepare(digits, "mlp", 0)
+    supernet = convert(prepared.network, prepared.example(), widths)
+    original, taken = torch.optim.AdamW.step, []
+
+    def counting(self: torch.optim.AdamW, closure: None = None) -> None:
+        weight = supernet.layers[0].weight
+        taken.append((supernet.layers[0].widths.weight, float(weight.grad.norm()) if weight.grad is not None else 0.0))
+        original(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counting)
+    train_supernet(supernet, prepared.train, replace(CONFIG, epochs=1), QUIET)
+    batches = prepared.train.batches(CONFIG.batch_size)
+    assert len(taken) == updates * batches
+    # From the widest down to the narrowest, each with a gradient of its own.
+    assert [width for width, _ in taken[::updates]] == [widths[-1]] * batches
+    assert [width for width, _ in taken[updates - 1 :: updates]] == [widths[0]] * batches
+    assert all(norm > 0 for _, norm in taken)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_activations_keep_their_channels_last_in_memory(channels: int) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(channels, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 3))
+    x = torch.randn(2, channels, 8, 8)
+    supernet = convert(network, x, (2, 8))
+    strides = []
+    for layer in supernet.layers:
+        layer.register_forward_hook(lambda _, inputs, output: strides.extend([inputs[0].stride(1), output.stride(1)]))
+    supernet(x)
+    assert strides == [1] * 4
+    assert torch.equal(channels_last(x), x)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_memory_freed_in_training_is_kept_and_given_back_afterwards() -> None:
+    megabytes = 64
+
+    def faults() -> int:
+        """Page faults of ten large tensors made and freed."""
+        resource = pytest.importorskip("resource")
+        torch.ones(megabytes << 18)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.ones(megabytes << 18)
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+    without = faults()
+    with freed_memory_kept():
+        within = faults()
+    assert within < without / 2
+    assert faults() > 2 * within
