@@ -14,7 +14,7 @@ everything after it fits int32 without overflow, because the constructor bounds 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,11 +92,15 @@ class InputScaling:
         return self.multiplier.size
 
     @classmethod
-    def fit(cls, x_train: np.ndarray) -> InputScaling:
+    def fit(
+        cls, x_train: np.ndarray, given: tuple[Sequence[float] | float, Sequence[float] | float] | None = None
+    ) -> InputScaling:
         """Learns mean, deviation and step from `x_train` (N, ..., C) uint8, int16 or float32.
 
-        127 steps reach the 99.99th percentile of the absolute standardised values; what lies beyond clips.
-        Sums are exact integers. Raises DataError on another dtype, no samples, NaN or infinity.
+        given: the mean and deviation to standardise by instead, in units of `x_train`, one for all channels or one
+        each: those of a network that is trained already. 127 steps reach the 99.99th percentile of the absolute
+        standardised values; what lies beyond clips. Sums are exact integers.
+        Raises DataError on another dtype, no samples, NaN or infinity, and on means or deviations that fit no channels.
         """
         dtype = x_train.dtype.name
         if dtype not in RAW_RANGES:
@@ -108,7 +112,10 @@ class InputScaling:
         if dtype == "float32":
             resolution = _resolution(x_train)
         columns = [_histogram(x_train[..., c], dtype, resolution[c : c + 1]) for c in range(resolution.size)]
-        moments = [_mean_and_deviation(values, counts) for values, counts in columns]
+        if given is None:
+            moments = [_mean_and_deviation(values, counts) for values, counts in columns]
+        else:
+            moments = _given_moments(*given, resolution)
         step = _step(columns, moments)
         parts = [_fixed_point(mean, deviation, step) for mean, deviation in moments]
         multiplier, offset, shift = zip(*parts, strict=True)
@@ -212,6 +219,23 @@ def _mean_and_deviation(values: np.ndarray, counts: np.ndarray) -> tuple[float, 
     total = int((values * counts).sum())
     squares = int((values * values * counts).sum())
     return total / n, math.sqrt(n * squares - total * total) / n
+
+
+def _given_moments(
+    mean: Sequence[float] | float, deviation: Sequence[float] | float, resolution: np.ndarray
+) -> list[tuple[float, float]]:
+    """Mean and deviation of each channel in units of raw16, from those in units of a sample."""
+    channels = resolution.size
+    pairs = []
+    for name, value in (("mean", mean), ("deviation", deviation)):
+        array = np.asarray(value, np.float64).reshape(-1)
+        if array.size not in (1, channels) or not np.isfinite(array).all():
+            raise DataError(f"{name} {value}: give one finite number, or one for each of {channels} channels")
+        pairs.append(np.broadcast_to(array, channels) * resolution)
+    means, deviations = pairs
+    if not (deviations > 0).all():
+        raise DataError(f"deviation {deviation}: must be above 0")
+    return list(zip(means.tolist(), deviations.tolist(), strict=True))
 
 
 def _step(columns: list[tuple[np.ndarray, np.ndarray]], moments: list[tuple[float, float]]) -> float:
