@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,13 @@ OFFSET_BOUND = 2**30
 _ARRAY_DTYPES = {"multiplier": np.int16, "offset": np.int32, "shift": np.uint8, "resolution": np.float32}
 # Elements converted at once: bounds the int32 and int64 temporaries on a device and while fitting.
 _CHUNK = 1 << 20
+
+
+class Moments(NamedTuple):
+    """What samples are standardised by, (x - mean) / deviation: one number for all channels, or one each."""
+
+    mean: Sequence[float]
+    deviation: Sequence[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +100,12 @@ class InputScaling:
         return self.multiplier.size
 
     @classmethod
-    def fit(
-        cls, x_train: np.ndarray, given: tuple[Sequence[float] | float, Sequence[float] | float] | None = None
-    ) -> InputScaling:
+    def fit(cls, x_train: np.ndarray, moments: Moments | None = None) -> InputScaling:
         """Learns mean, deviation and step from `x_train` (N, ..., C) uint8, int16 or float32.
 
-        given: the mean and deviation to standardise by instead, in units of `x_train`, one for all channels or one
-        each: those of a network that is trained already. 127 steps reach the 99.99th percentile of the absolute
-        standardised values; what lies beyond clips. Sums are exact integers.
-        Raises DataError on another dtype, no samples, NaN or infinity, and on means or deviations that fit no channels.
+        moments: what to standardise by instead, for a network that is trained already and expects it. 127 steps reach
+        the 99.99th percentile of the absolute standardised values; what lies beyond clips. Sums are exact integers.
+        Raises DataError on another dtype, no samples, NaN or infinity, and on moments that fit no channels.
         """
         dtype = x_train.dtype.name
         if dtype not in RAW_RANGES:
@@ -112,12 +117,12 @@ class InputScaling:
         if dtype == "float32":
             resolution = _resolution(x_train)
         columns = [_histogram(x_train[..., c], dtype, resolution[c : c + 1]) for c in range(resolution.size)]
-        if given is None:
-            moments = [_mean_and_deviation(values, counts) for values, counts in columns]
+        if moments is None:
+            pairs = [_mean_and_deviation(values, counts) for values, counts in columns]
         else:
-            moments = _given_moments(*given, resolution)
-        step = _step(columns, moments)
-        parts = [_fixed_point(mean, deviation, step) for mean, deviation in moments]
+            pairs = _given_moments(moments, resolution)
+        step = _step(columns, pairs)
+        parts = [_fixed_point(mean, deviation, step) for mean, deviation in pairs]
         multiplier, offset, shift = zip(*parts, strict=True)
         return cls(
             dtype,
@@ -221,21 +226,21 @@ def _mean_and_deviation(values: np.ndarray, counts: np.ndarray) -> tuple[float, 
     return total / n, math.sqrt(n * squares - total * total) / n
 
 
-def _given_moments(
-    mean: Sequence[float] | float, deviation: Sequence[float] | float, resolution: np.ndarray
-) -> list[tuple[float, float]]:
-    """Mean and deviation of each channel in units of raw16, from those in units of a sample."""
+def _given_moments(moments: Moments, resolution: np.ndarray) -> list[tuple[float, float]]:
+    """Mean and deviation of each channel in units of raw16."""
     channels = resolution.size
-    pairs = []
-    for name, value in (("mean", mean), ("deviation", deviation)):
-        array = np.asarray(value, np.float64).reshape(-1)
-        if array.size not in (1, channels) or not np.isfinite(array).all():
-            raise DataError(f"{name} {value}: give one finite number, or one for each of {channels} channels")
-        pairs.append(np.broadcast_to(array, channels) * resolution)
-    means, deviations = pairs
-    if not (deviations > 0).all():
-        raise DataError(f"deviation {deviation}: must be above 0")
-    return list(zip(means.tolist(), deviations.tolist(), strict=True))
+    columns = []
+    for name, values in zip(Moments._fields, moments, strict=True):
+        array = np.array(values, np.float64)
+        if (
+            array.size not in (1, channels)
+            or not np.isfinite(array).all()
+            or (name == "deviation" and array.min() <= 0)
+        ):
+            kind = "numbers above 0" if name == "deviation" else "finite numbers"
+            raise DataError(f"{name} {tuple(values)}: one or {channels} (a channel each) {kind} are expected")
+        columns.append(np.broadcast_to(array, channels) * resolution)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _step(columns: list[tuple[np.ndarray, np.ndarray]], moments: list[tuple[float, float]]) -> float:

@@ -13,11 +13,19 @@ import sys
 from collections.abc import Sequence
 
 import caq
-from caq.cli import demo, doctor, evaluate, info, run, train
+from caq.cli import convert, demo, doctor, evaluate, info, run, train
 from caq.cli.output import Output
 from caq.errors import CaqError
 
-COMMANDS = {"train": train, "eval": evaluate, "info": info, "run": run, "doctor": doctor, "demo": demo}
+COMMANDS = {
+    "train": train,
+    "convert": convert,
+    "eval": evaluate,
+    "info": info,
+    "run": run,
+    "doctor": doctor,
+    "demo": demo,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,3 +50,28 @@ def add_domain(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="default %(default)s")
+
+
+def add_points(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--widths", type=_widths, metavar="2,4,8", help="bits to serve; default 2,3,4,5,6,8")
+    parser.add_argument(
+        "--budgets",
+        type=_budgets,
+        metavar="NAME=SHARE,...",
+        help="points to learn; 0 costs what the narrowest width does, 1 the widest; default: full, balanced and saver",
+    )
+
+
+def _widths(text: str) -> list[int]:
+    return sorted({whole(1, 8)(part) for part in text.split(",")})
+
+
+def _budgets(text: str) -> list[tuple[str, float]]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    try:
+        budgets = [(name.strip(), float(share)) for name, _, share in pairs]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write it like saver=0.22,full=1") from None
+    if len(dict(budgets)) != len(budgets):
+        raise argparse.ArgumentTypeError(f"{text!r}: a name stands there twice")
+    return budgets

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caq import artifact, data
-from caq.cli.arguments import add_data, add_domain, add_seed, whole
+from caq.cli.arguments import add_data, add_domain, add_points, add_seed, whole
 from caq.cli.output import Output
 from caq.cli.points import describe_points, explain_points, print_points
 from caq.errors import ConfigError
@@ -28,13 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--learning-rate", type=float, default=2e-3, metavar="F", help="at its peak; default %(default)s"
     )
     add_seed(parser)
-    parser.add_argument("--widths", type=_widths, metavar="2,4,8", help="bits to serve; default 2,3,4,5,6,8")
-    parser.add_argument(
-        "--budgets",
-        type=_budgets,
-        metavar="NAME=SHARE,...",
-        help="points to learn; 0 costs what the narrowest width does, 1 the widest; default: full, balanced and saver",
-    )
+    add_points(parser)
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="saved after each epoch; resumed if it exists")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for losses and learning rates")
     add_domain(parser)
@@ -88,18 +82,3 @@ def report(model: Model, path: Path, output: Output) -> dict[str, Any]:
     print_points(output, f"{path}: {size} bytes", records)
     explain_points(output, model.graph, model.points)
     return {"artifact": str(path), "file_bytes": size, "task": model.task, "points": records}
-
-
-def _widths(text: str) -> list[int]:
-    return sorted({whole(1, 8)(part) for part in text.split(",")})
-
-
-def _budgets(text: str) -> list[tuple[str, float]]:
-    pairs = [part.partition("=") for part in text.split(",")]
-    try:
-        budgets = [(name.strip(), float(share)) for name, _, share in pairs]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write it like saver=0.22,full=1") from None
-    if len(dict(budgets)) != len(budgets):
-        raise argparse.ArgumentTypeError(f"{text!r}: a name stands there twice")
-    return budgets

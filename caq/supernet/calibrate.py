@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caq.progress import progress
-from caq.quant import TOP_WIDTH
 from caq.supernet.batches import Samples
 from caq.supernet.layers import SwitchableLayer, SwitchableNorm
 from caq.supernet.network import Supernet
@@ -139,8 +138,9 @@ def input_covariances(supernet: Supernet, data: Samples, generator: torch.Genera
     """
     layers = supernet.layers
     count = min(len(data), SAMPLES_FOR_COVARIANCE)
-    products: list[Tensor | None] = [None] * len(layers)
-    totals: list[Tensor | None] = [None] * len(layers)
+    sizes = [(layer.groups, layer.weight[0].numel()) for layer in layers]
+    products = [torch.zeros(groups, fan_in, fan_in) for groups, fan_in in sizes]
+    totals = [torch.zeros(groups, fan_in) for groups, fan_in in sizes]
     columns = [0] * len(layers)
 
     def add(i: int, x: Tensor) -> None:
@@ -152,17 +152,18 @@ def input_covariances(supernet: Supernet, data: Samples, generator: torch.Genera
         if patches.shape[2] > keep:
             patches = patches[:, :, torch.randperm(patches.shape[2], generator=generator)[:keep]]
         patches = patches.transpose(0, 1).reshape(layer.groups, -1, len(x) * patches.shape[2])
-        product, total = patches @ patches.transpose(1, 2), patches.sum(2)
-        products[i] = product if products[i] is None else products[i] + product
-        totals[i] = total if totals[i] is None else totals[i] + total
+        products[i] += patches @ patches.transpose(1, 2)
+        totals[i] += patches.sum(2)
         columns[i] += patches.shape[2]
 
     with floating(supernet), _watching(layers, add):
         for x, _ in data.typical(32, count):
             supernet(x)
-    means = [t / n for t, n in zip(totals, columns, strict=True) if t is not None]
-    found = [p / n for p, n in zip(products, columns, strict=True) if p is not None]
-    return [p - m[:, :, None] * m[:, None, :] for p, m in zip(found, means, strict=True)]
+    means = [total / n for total, n in zip(totals, columns, strict=True)]
+    return [
+        product / n - mean[:, :, None] * mean[:, None, :]
+        for product, mean, n in zip(products, means, columns, strict=True)
+    ]
 
 
 def choose_codes(layer: SwitchableLayer, covariance: Tensor, widths: Sequence[int]) -> None:
