@@ -171,8 +171,8 @@ def markdown(summary: dict[str, Any]) -> str:
         "",
         f"`{summary['command']}`",
         "",
-        "Test accuracy in %, mean (smallest..largest) over runs: resnet8 over calibration sets, dscnn over folds, whose "
-        "spread is that of the samples. All widths and gates of a run are in one file. `full`, `balanced` and "
+        "Test accuracy in %, mean (smallest..largest) over runs: resnet8 over calibration sets, dscnn over folds "
+        "of the samples. All widths and gates of a run are in one file. `full`, `balanced` and "
         "`saver` are gates, with their share of w8a8's bit-MACs.",
     ]
     for entry in summary["networks"]:

@@ -137,7 +137,10 @@ def _build(reader: Reader, shape: Size, order: NDArray[np.int64]) -> nn.Module:
     last = reader.values[result]
     if not in_order(last.order) and not in_order(np.moveaxis(last.order, -1, 0)):
         raise UnsupportedError(f"{reader.path}: the output {result!r} has neither its channels first nor last")
-    reader.graph.output(last.node)
+    output = last.node
+    if in_order(last.order) and last.order.shape != last.shape:
+        output = reader.graph.call_method("reshape", (last.node, (-1, *last.order.shape)))
+    reader.graph.output(output)
     return fx.GraphModule(reader.modules, reader.graph)
 
 
