@@ -9,7 +9,7 @@ resnet8   on cifar10: calibrated on 1,024 training images without labels, drawn 
 dscnn     on the benchmark's own 1,000 keyword features, for which there is no training split: five folds, each measured
           by an artifact that was calibrated (or fine-tuned) on the other four. Every sample is measured once.
 
-Each run is `caq convert` with its defaults: every width and gate of a row comes from one file, measured in integers.
+Each run is `caq convert` with its defaults: all its widths and gates come from one file, measured in integers.
 ONNX Runtime and LiteRT measure the files as they were published, on the same samples; what is not installed is left
 out. Finished parts are kept in --cache, and fine-tuning resumes. The table goes to benchmarks/results/.
 """
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 import caq
 from caq.data import Dataset, from_arrays, load
+from caq.supernet.gates import DEFAULT_BUDGETS
 from caq.supernet.train import Outputs, TrainConfig
 from caq.supernet.trained import ConvertConfig, convert_trained, load_onnx
 
@@ -42,12 +43,16 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network, the epochs it is fine-tuned for, and the data of run i, whose test split is measured."""
+    """A trained network and the data of run i, whose test split is measured.
+
+    epochs: it is fine-tuned for, in the first `tuned` runs.
+    """
 
     name: str
     data_name: str
-    epochs: int
     runs: int
+    epochs: int
+    tuned: int
     data: Callable[[int], Dataset]
 
 
@@ -125,7 +130,10 @@ def converted(network: Network, i: int, epochs: int, models: Path, cache: Path) 
     finetune = TrainConfig(epochs, learning_rate=5e-4, rounding_from=0.0) if epochs else None
     trained = load_onnx(models / f"{network.name}_fp32.onnx", data)
     outputs = Outputs(cache / f"{network.name}-{i}-{epochs}.pt")
-    model, reference = convert_trained(trained, data, ConvertConfig(seed=i, finetune=finetune), outputs=outputs)
+    # Learning gates takes longer than calibrating; they are shown where nothing was trained.
+    budgets = () if epochs else DEFAULT_BUDGETS
+    config = ConvertConfig(seed=i, finetune=finetune)
+    model, reference = convert_trained(trained, data, config, budgets=budgets, outputs=outputs)
     found = {
         "float on 8-bit inputs": reference,
         "scores": {p.name: p.score for p in model.points},
@@ -148,9 +156,10 @@ def table(network: Network, models: Path, cache: Path) -> dict[str, Any]:
     """All rows of a network, and what they are made of."""
     rows = {row: summarize(scores) for row, scores in published(network, models, cache).items()}
     runs: dict[str, list[dict[str, Any]]] = {}
-    for label, epochs in (("calibrated", 0), (f"fine-tuned, {network.epochs} epochs", network.epochs)):
-        if epochs or label == "calibrated":
-            runs[label] = [converted(network, i, epochs, models, cache) for i in range(network.runs)]
+    runs["calibrated"] = [converted(network, i, 0, models, cache) for i in range(network.runs)]
+    if network.epochs:
+        label = f"fine-tuned, {network.epochs} epochs, {network.tuned} runs"
+        runs[label] = [converted(network, i, network.epochs, models, cache) for i in range(network.tuned)]
     first = runs["calibrated"]
     rows["fp32 on our 8-bit inputs"] = summarize([run["float on 8-bit inputs"] for run in first])
     for label, found in runs.items():
@@ -200,6 +209,7 @@ def main() -> int:
     )
     parser.add_argument("--kws01", type=Path, required=True, help="kws01.npz: x int8 (1000, 49, 10), y, label_names")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of resnet8; default %(default)s")
+    parser.add_argument("--tuned", type=int, default=1, metavar="N", help="of them fine-tuned; default %(default)s")
     parser.add_argument("--resnet8-epochs", type=int, default=1, help="to fine-tune for; default %(default)s")
     parser.add_argument("--dscnn-epochs", type=int, default=20, help="to fine-tune for; default %(default)s")
     parser.add_argument("--cache", type=Path, default=Path("runs/convert"))
@@ -209,14 +219,14 @@ def main() -> int:
     with np.load(args.kws01) as z:
         features, labels, names = z["x"], z["y"], z["label_names"]
     networks = [
-        Network("dscnn", "kws01", args.dscnn_epochs, FOLDS, lambda i: fold(features, labels, names, i)),
-        Network("resnet8", "cifar10", args.resnet8_epochs, args.seeds, lambda i: images),
+        Network("dscnn", "kws01", FOLDS, args.dscnn_epochs, FOLDS, lambda i: fold(features, labels, names, i)),
+        Network("resnet8", "cifar10", args.seeds, args.resnet8_epochs, args.tuned, lambda i: images),
     ]
     tables = [table(network, args.models, args.cache) for network in networks]
     hours = sum(run["hours"] for entry in tables for runs in entry["details"].values() for run in runs)
     summary = {
         "command": f"python -m benchmarks.convert --cifar10 {args.cifar10.name} --models {args.models.name} "
-        f"--kws01 {args.kws01.name} --seeds {args.seeds} --resnet8-epochs {args.resnet8_epochs} "
+        f"--kws01 {args.kws01.name} --seeds {args.seeds} --tuned {args.tuned} --resnet8-epochs {args.resnet8_epochs} "
         f"--dscnn-epochs {args.dscnn_epochs}",
         "versions": {
             "caq": caq.__version__,

@@ -2,9 +2,8 @@
 
 1. Every layer gets a batch norm, also where the network's own was folded into its weights. Its mean and variance are
    re-estimated for each width and operating point (caq.supernet.train.reestimate_norms), so each channel keeps the
-   mean and variance that it has in the float network: bias correction, and the same for the gain (Nagel et al.,
-   "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019; Sun et al., "Hybrid 8-bit ... ",
-   2019, for batch norm).
+   mean and variance that it has in the float network: bias correction (Nagel et al., "Data-Free Quantization Through
+   Weight Equalization and Bias Correction", 2019), and the same for the gain.
 2. The nested codes are chosen for all widths at once (`choose_codes`): the error of a layer's *output* counts, as in
    GPTQ (Frantar et al., 2023), and one code has to do for 2 bits and for 8.
 3. Activation steps are chosen for each width by the error that they cause in the output of the layer that reads them.
@@ -166,7 +165,7 @@ def input_covariances(supernet: Supernet, data: Samples, generator: torch.Genera
     ]
 
 
-def choose_codes(layer: SwitchableLayer, covariance: Tensor, widths: Sequence[int]) -> None:
+def choose_codes(layer: SwitchableLayer, covariance: Tensor, widths: Sequence[int], sweeps: int = SWEEPS) -> None:
     """Sets a layer's range per channel, and its weights to codes times scale, for all `widths` at once.
 
     With w the weights of a channel, m(q) what codes q stand for at a width, C the covariance of the inputs and g the
@@ -186,7 +185,7 @@ def choose_codes(layer: SwitchableLayer, covariance: Tensor, widths: Sequence[in
     scale = _best_scale(weights, covariance, widths)
     target = weights / scale[:, :, None]
     codes = _rounded(target)
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         _descend(codes, target, covariance, widths)
     layer.weight.copy_((codes * scale[:, :, None]).reshape(layer.weight.shape))
     layer.set_scale(scale.reshape(-1))
