@@ -100,11 +100,12 @@ class InputScaling:
         return self.multiplier.size
 
     @classmethod
-    def fit(cls, x_train: np.ndarray, moments: Moments | None = None) -> InputScaling:
+    def fit(cls, x_train: np.ndarray, moments: Moments | None = None, step: float | None = None) -> InputScaling:
         """Learns mean, deviation and step from `x_train` (N, ..., C) uint8, int16 or float32.
 
-        moments: what to standardise by instead, for a network that is trained already and expects it. 127 steps reach
-        the 99.99th percentile of the absolute standardised values; what lies beyond clips. Sums are exact integers.
+        moments: what to standardise by instead, for a network that is trained already and expects it. step: the real
+        value of a code; unless given, 127 steps reach the 99.99th percentile of the absolute standardised values. What
+        lies beyond clips. Sums are exact integers.
         Raises DataError on another dtype, no samples, NaN or infinity, and on moments that fit no channels.
         """
         dtype = x_train.dtype.name
@@ -121,7 +122,7 @@ class InputScaling:
             pairs = [_mean_and_deviation(values, counts) for values, counts in columns]
         else:
             pairs = _given_moments(moments, resolution)
-        step = _step(columns, pairs)
+        step = _step(columns, pairs) if step is None else float(np.float32(step))
         parts = [_fixed_point(mean, deviation, step) for mean, deviation in pairs]
         multiplier, offset, shift = zip(*parts, strict=True)
         return cls(

@@ -54,13 +54,14 @@ def prepare(
     seed: int,
     sample_shape: tuple[int, ...] | None = None,
     moments: Moments | None = None,
+    step: float | None = None,
 ) -> Prepared:
     """Encodes the training split of `data` for a network of the zoo, built and seeded here, or of the caller's own.
 
     The caller's network takes images as (N, C, H, W), series as (N, C, T) and vectors as (N, F), standardised by the
     training split's mean and deviation of each channel, or by `moments`. sample_shape: (H, W, C), (T, C) or (F,), where
-    the caller's network takes the data's samples as if they had that shape. Raises DataError if all samples are the
-    same, or the moments fit no channels.
+    the caller's network takes the data's samples as if they had that shape. step: see InputScaling.fit. Raises
+    DataError if all samples are the same, or the moments fit no channels.
     """
     sample, layout = data.sample_shape, data.kind
     name = network if isinstance(network, str) else type(network).__name__
@@ -72,7 +73,7 @@ def prepare(
     if sample_shape is not None:
         sample, layout = sample_shape, zoo.LAYOUTS[len(sample_shape)]
     shape: Shape = (*(1,) * (3 - len(sample)), *sample)  # type: ignore[assignment]
-    scaling = InputScaling.fit(data.x_train, moments)
+    scaling = InputScaling.fit(data.x_train, moments, step)
     if not scaling.multiplier.any():
         raise DataError("x_train: all samples are the same, so there is nothing to learn")
     return Prepared(name, network, scaling, training_samples(data, scaling, shape), shape, layout)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caq.data import Dataset
@@ -27,8 +29,11 @@ from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.gates import DEFAULT_BUDGETS, Budget
 from caq.supernet.onnx_reader import read_onnx
 from caq.supernet.pipeline import Prepared, check_names, check_outputs, finish, prepare
-from caq.supernet.train import Outputs, TrainConfig, accuracy, predict, train_supernet
+from caq.supernet.train import Outputs, TrainConfig, accuracy, distillation_loss, predict, train_supernet
 
+#: Input steps that are tried, in units of the usual one, and samples that they are tried on.
+STEPS = np.geomspace(1, 0.3, 25).tolist()
+STEP_SAMPLES = 256
 #: Samples as they are: what a network expects unless its user says otherwise.
 AS_GIVEN = Moments((0.0,), (1.0,))
 
@@ -136,6 +141,29 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@torch.no_grad()
+def choose_input_step(
+    network: nn.Module, prepared: Prepared, x: NDArray[np.generic], moments: Moments, task: str
+) -> float:
+    """The real value of an input code with which the float network's outputs change least, of `STEPS` times the usual.
+
+    The usual step clips next to nothing; where few values are large, finer codes for all others are worth more.
+    x: raw samples (n, ...) of the data.
+    """
+    h, w, c = prepared.input_shape
+    real = (x.astype(np.float64) - np.array(moments.mean)) / np.array(moments.deviation)
+    inputs = torch.from_numpy(real.astype(np.float32).reshape(len(x), h, w, c)).permute(0, 3, 1, 2).contiguous()
+    expected = network(prepared.as_network_input(inputs)).flatten(1)
+    best, least = prepared.scaling.step, math.inf
+    for factor in STEPS:
+        step = prepared.scaling.step * factor
+        coded = torch.floor(inputs / step + 0.5).clamp(-128, 127) * step
+        change = float(distillation_loss(task, network(prepared.as_network_input(coded)).flatten(1), expected))
+        if change < least:
+            best, least = step, change
+    return best
+
+
 def float_score(network: nn.Module, prepared: Prepared, data: Dataset, task: str) -> float:
     """What the float network scores on the test split, its inputs in the 8 bits that the artifact reads: see TASKS."""
     test = samples(data.x_test, data.y_test, prepared.scaling, prepared.input_shape, data.kind)
@@ -161,13 +189,20 @@ def convert_trained(
     data that do not fit the network, and what `convert` raises.
     """
     check_names(budgets, widths)
-    prepared = prepare(data, trained.network.eval(), config.seed, trained.sample_shape, config.moments)
-    chosen = np.random.default_rng([config.seed, 2]).permutation(len(prepared.train))[: config.samples]
-    calibration = prepared.train.subset(np.sort(chosen))
+    network = trained.network.eval()
+    chosen = np.sort(np.random.default_rng([config.seed, 2]).permutation(len(data.y_train))[: config.samples])
+    step = None
+    if config.moments is not None:
+        some = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), STEP_SAMPLES)).astype(np.int64)]
+        few = replace(data, x_train=data.x_train[some], y_train=data.y_train[some], domain_train=None)
+        usual = prepare(few, network, config.seed, trained.sample_shape, config.moments)
+        step = choose_input_step(network, usual, few.x_train, config.moments, config.task)
+    prepared = prepare(data, network, config.seed, trained.sample_shape, config.moments, step)
+    calibration = prepared.train.subset(chosen)
     example = prepared.as_network_input(next(calibration.typical(256, 256))[0])
-    supernet = convert(trained.network, example, widths)
+    supernet = convert(network, example, widths)
     check_outputs(supernet, data, config.task)
-    reference = float_score(trained.network, prepared, data, config.task)
+    reference = float_score(network, prepared, data, config.task)
     calibrate(supernet, calibration, config.seed, outputs.quiet)
     train = config.finetune or TrainConfig(epochs=1, seed=config.seed)
     train = replace(train, seed=config.seed, task=config.task)
