@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from caq.graph import LayerWidths
 from caq.progress import progress
+from caq.quant import TOP_WIDTH
 from caq.supernet.batches import Samples
 from caq.supernet.layers import SwitchableLayer, SwitchableNorm
 from caq.supernet.network import Supernet
@@ -73,7 +75,7 @@ def calibrate(supernet: Supernet, data: Samples, seed: int = 0, quiet: bool = Fa
 @contextmanager
 def floating(supernet: Supernet) -> Iterator[None]:
     """The supernet computes what the float network did: no code is rounded."""
-    supernet.set_assignment(supernet.graph.uniform(supernet.widths[-1]))
+    supernet.set_assignment((LayerWidths(supernet.widths[-1], TOP_WIDTH),) * len(supernet.layers))
     supernet.eval()
     supernet.set_rounding(False)
     for layer in supernet.layers:
@@ -259,14 +261,16 @@ def fit_activation_steps(supernet: Supernet, x: Tensor, width: int) -> None:
             errors.append(_unexplained(expected, layer.convolve(quantizer(inputs), weight)))
         quantizer.log_step.fill_(math.log(first * FACTORS[min(range(len(FACTORS)), key=errors.__getitem__)]))
 
+    if not layers:
+        return
     norms = [layer.norm for layer in supernet.layers if layer.norm is not None]
-    saved = [(norm.momentum, norm.mean.clone(), norm.var.clone()) for norm in norms]
+    saved = [(norm.mean.clone(), norm.var.clone()) for norm in norms]
     supernet.train()
     supernet.set_assignment(supernet.graph.uniform(width))
     with _watching(layers, fit):
         supernet(x)
     supernet.eval()
-    for norm, (_, mean, var) in zip(norms, saved, strict=True):
+    for norm, (mean, var) in zip(norms, saved, strict=True):
         norm.mean.copy_(mean), norm.var.copy_(var)
 
 
