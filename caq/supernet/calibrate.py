@@ -232,8 +232,8 @@ def _descend(codes: Tensor, target: Tensor, covariance: Tensor, widths: Sequence
     for j in covariance.diagonal(dim1=1, dim2=2).sum(0).argsort(descending=True).tolist():
         tried = (codes[:, :, j, None] + moves).clamp(-128, 127)
         change = gains[..., None] * (torch.stack([nested_values(tried, w) for w in widths]) - values[..., j, None])
-        gain = change * (change * covariance[:, j, j, None, None] - 2 * pull[..., j, None])
-        best = (importance[..., None] * gain).sum(0).argmin(2, keepdim=True)
+        cost = change * (change * covariance[:, j, j, None, None] - 2 * pull[..., j, None])
+        best = (importance[..., None] * cost).sum(0).argmin(2, keepdim=True)
         chosen = change.gather(3, best.expand(len(widths), *best.shape))
         codes[:, :, j] = tried.gather(2, best)[:, :, 0]
         values[..., j] = torch.stack([nested_values(codes[:, :, j], width) for width in widths])

@@ -43,7 +43,9 @@ def test_no_command_that_a_device_needs_imports_an_extra(command, files):
 
 def test_help_and_version(call):
     shown = call("--help")
-    assert shown.code == 0 and all(name in shown.out for name in ("train", "eval", "info", "run", "doctor", "demo"))
+    assert shown.code == 0 and all(
+        name in shown.out for name in ("train", "convert", "eval", "info", "run", "doctor", "demo")
+    )
     assert call("--version").out.startswith("caq 0.")
 
 
