@@ -91,11 +91,9 @@ class Reader:
         self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
 
     def stored(self, tensor: Any) -> NDArray[Any]:
-        """A tensor of the file. Raises WeightsError if it lies elsewhere or is damaged."""
-        from onnx import TensorProto, numpy_helper
+        """A tensor of the file. Raises WeightsError if it is damaged."""
+        from onnx import numpy_helper
 
-        if tensor.data_location == TensorProto.EXTERNAL:
-            raise WeightsError(f"{self.path}: {tensor.name!r} lies in another file; save the model as one file")
         try:
             array = np.asarray(numpy_helper.to_array(tensor))
         except (ValueError, TypeError, KeyError) as error:

@@ -251,7 +251,7 @@ def transpose(reader: Reader, node: Node) -> Value:
 def reshape(reader: Reader, node: Node) -> Value:
     value = reader.input(node)
     target = reader.integers(node, 1, "shape") or []
-    node.need(not node.take("allowzero", 0), "allowzero=1")
+    node.need(not node.take("allowzero", 0) or 0 not in target, "an empty tensor")
     node.need(len(target) > 1, f"to {target}; samples must stay apart")
     before = (0, *value.order.shape)
     sample = [before[i] if n == 0 and i < len(before) else n for i, n in enumerate(target)][1:]

@@ -26,8 +26,11 @@ from caq.graph import MAX_DIM, MAX_TENSOR
 from caq.supernet.onnx_graph import Node, NotChannelsFirst, Reader, Size, Value, in_order
 from caq.supernet.onnx_operations import OPERATIONS
 
-#: What is computed while reading where all inputs are constants: how exporters store weights, not what networks do.
-FOLDED = ("Cast", "DequantizeLinear", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+#: What is computed while reading where all inputs are constants: how exporters store weights and paddings.
+FOLDED = (
+    *("Cast", "Concat", "ConstantOfShape", "DequantizeLinear", "Gather", "Identity"),
+    *("Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"),
+)
 
 
 class Imported(NamedTuple):
@@ -35,12 +38,13 @@ class Imported(NamedTuple):
 
     network: takes (N, C, H, W), (N, C, T) or (N, F) float32, in evaluation mode. sample_shape: the same, channels last:
     (H, W, C), (T, C) or (F,); a sample of the data has the same number of values in the same order. notes: what was
-    left out, for a person.
+    left out, for a person. files: the file, and those beside it that hold its weights.
     """
 
     network: nn.Module
     sample_shape: Size
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
 
 
 def read_onnx(path: str | Path, sample_shape: Size) -> Imported:
@@ -50,18 +54,7 @@ def read_onnx(path: str | Path, sample_shape: Size) -> Imported:
     are missing, NaN or infinite, UnsupportedError naming operation and node, DataError if the samples do not fit,
     MissingExtraError without onnx.
     """
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError:
-        raise MissingExtraError("onnx", "onnx") from None
-    try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{path}: not a valid ONNX file: {str(error).splitlines()[0]}") from error
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}") from error
+    model, files = _load(Path(path))
     given = _input_shape(model.graph, str(path))
     problem: UnsupportedError | None = None
     for shape, order in _readings(given, sample_shape, str(path)):
@@ -71,9 +64,30 @@ def read_onnx(path: str | Path, sample_shape: Size) -> Imported:
         except NotChannelsFirst as error:
             problem = problem or error
             continue
-        return Imported(network.eval(), (*shape[1:], shape[0]), tuple(reader.notes))
+        return Imported(network.eval(), (*shape[1:], shape[0]), tuple(reader.notes), files)
     assert problem is not None
     raise problem
+
+
+def _load(path: Path) -> tuple[Any, tuple[Path, ...]]:
+    """The checked model, its weights loaded, and the files it came from."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise MissingExtraError("onnx", "onnx") from None
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+        tensors = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+        names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+        # onnx refuses links, and files that are not in the model's folder.
+        onnx.load_external_data_for_model(model, str(path.parent))
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror or error}") from error
+    except (DecodeError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a valid ONNX file: {str(error).strip().splitlines()[0]}") from error
+    return model, (path, *(path.parent / name for name in sorted(names)))
 
 
 def _input_shape(graph: Any, path: str) -> Size:
@@ -168,6 +182,10 @@ def _folded(reader: Reader, node: Node, proto: Any) -> NDArray[Any]:
     from onnx.reference import ReferenceEvaluator
 
     feeds = {name: reader.constants[name] for name in node.inputs if name}
+    size = sum(array.size for array in feeds.values())
+    if node.type == "ConstantOfShape":
+        size = math.prod(int(n) for array in feeds.values() for n in array.ravel())
+    node.need(size <= MAX_TENSOR, "is too large")
     try:
         results: Any = ReferenceEvaluator(proto, opsets={"": reader.opset}).run(None, feeds)
         return np.asarray(results[0])

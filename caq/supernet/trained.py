@@ -42,7 +42,7 @@ AS_GIVEN = Moments((0.0,), (1.0,))
 class Trained:
     """A trained float network, and where it comes from.
 
-    sample_shape: as in `prepare`. sha256: of the file. notes: what was left out of it.
+    sample_shape: as in `prepare`. sha256: of the file, or files. notes: what was left out of it.
     """
 
     name: str
@@ -72,7 +72,9 @@ class ConvertConfig:
 def load_onnx(path: Path, data: Dataset) -> Trained:
     """The network of an ONNX file. Raises what `read_onnx` does."""
     imported = read_onnx(path, data.sample_shape)
-    return Trained(path.stem, imported.network, imported.sample_shape, path.name, _sha256(path), imported.notes)
+    return Trained(
+        path.stem, imported.network, imported.sample_shape, path.name, _sha256(*imported.files), imported.notes
+    )
 
 
 def load_zoo(path: Path, data: Dataset, model: str) -> Trained:
@@ -137,8 +139,9 @@ def _some(names: Sequence[object] | set[str] | dict[str, object]) -> str:
     return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _sha256(*paths: Path) -> str:
+    """Hex digest of the files, one after the other."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 @torch.no_grad()

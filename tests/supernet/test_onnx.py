@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from caq.errors import CaqError, DataError, MissingExtraError, UnsupportedError, WeightsError  # noqa: E402
-from caq.supernet import convert  # noqa: E402
+from caq.supernet import convert, zoo  # noqa: E402
 from caq.supernet.onnx_reader import read_onnx  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -118,6 +118,23 @@ CASES: dict[str, tuple[list[Any], dict[str, np.ndarray]]] = {
         ],
         {"w": weights(360, 7), "b": weights(7), "v": weights(7, 3)},
     ),
+    "paddings that are computed, as torch does": (
+        [
+            helper.make_node("ConstantOfShape", ["four"], ["zeros"], value=numpy_helper.from_array(ints(0))),
+            node("Concat", "ends zeros", "all", axis=0),
+            node("Reshape", "all by2", "table"),
+            node("Slice", "table last first axis step", "backwards"),
+            node("Transpose", "backwards", "turned", perm=[1, 0]),
+            node("Reshape", "turned flat", "pads"),
+            node("Cast", "pads", "whole", to=TensorProto.INT64),
+            node("Pad", "x whole", "p"),
+            node("Conv", "p w", "y"),
+        ],
+        {
+            **{"four": ints(4), "ends": ints(1, 2, 0, 3), "by2": ints(-1, 2), "flat": ints(-1), "axis": ints(0)},
+            **{"last": ints(-1), "first": ints(-(2**62)), "step": ints(-1), "w": weights(6, 4, 3, 3)},
+        },
+    ),
     "constants that are computed": (
         [
             node("DequantizeLinear", "q s z", "w"),
@@ -214,7 +231,7 @@ LAST = (9, 10, 4)
     "after",
     [
         [],
-        [node("Reshape", "t s", "f2"), node("MatMul", "f2 m", "h"), node("Add", "h b", "y")],
+        [node("Reshape", "t s", "f2", allowzero=1), node("MatMul", "f2 m", "h"), node("Add", "h b", "y")],
         [node("Flatten", "t", "f2"), node("Gemm", "f2 m b", "y")],
         [node("Concat", "t t", "u", axis=3), node("Transpose", "u", "v", perm=[0, 3, 1, 2]), node("Conv", "v k", "y")],
         [node("Add", "t t", "u"), node("Clip", "u", "y")],
@@ -261,6 +278,22 @@ def test_vectors_of_an_image(tmp_path: Path) -> None:
     check(model([node("MatMul", "x w", "y")], {"w": weights(72, 5)}, (72,)), tmp_path / "m.onnx", (72,), (72,))
     imported = read_onnx(tmp_path / "m.onnx", (6, 4, 3))
     assert imported.sample_shape == (72,)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("ds_cnn", (20, 10)), ("resnet8", (16, 16, 3)), ("inception_time", (32, 6)), ("mlp", (20,))]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_torch_exports(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = zoo.build(name, shape, 5).eval()
+    x = torch.randn(4, network.sample_shape[-1], *network.sample_shape[:-1])
+    torch.onnx.export(
+        network, (x,), str(tmp_path / "m.onnx"), dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}}
+    )
+    ours = read_onnx(tmp_path / "m.onnx", shape)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.network(x), network(x), rtol=1e-4, atol=1e-5)
 
 
 def test_a_fixed_batch(tmp_path: Path) -> None:
@@ -312,6 +345,7 @@ STORED = {"w": weights(6, 4, 3, 3), "b": weights(6, 1, 1), "many": weights(7, 8)
         ),
         ([node("Reshape", "x many", "y")], "its shape are computed"),
         ([node("Reshape", "x s", "y")], "samples must stay apart"),
+        ([node("Reshape", "x zero", "y", allowzero=1)], "an empty tensor"),
         ([node("Conv", "x w", "c"), node("Relu", "c", "r"), node("Add", "r b", "y")], "Add 'the y': adds a constant"),
         ([node("Conv", "x w", "c"), node("Add", "c many", "y")], "adds a constant of (7, 8)"),
         ([node("Conv", "x w", "c"), node("Add", "x c", "y")], "that do not match"),
@@ -339,7 +373,14 @@ STORED = {"w": weights(6, 4, 3, 3), "b": weights(6, 1, 1), "many": weights(7, 8)
     ],
 )
 def test_what_is_refused_is_named(nodes: list[Any], message: str, tmp_path: Path) -> None:
-    stored = {**STORED, "one": np.float32(1), "two": np.float32(2), "s": ints(-1, 6, 3), "ax": ints(2)}
+    stored = {
+        **STORED,
+        "one": np.float32(1),
+        "two": np.float32(2),
+        "s": ints(-1, 6, 3),
+        "ax": ints(2),
+        "huge": ints(2**20, 2**20),
+    }
     file = model(nodes, stored, IMAGE)
     file.opset_import.append(helper.make_opsetid("mine", 1))
     onnx.save(file, tmp_path / "m.onnx")
@@ -378,11 +419,38 @@ def test_weights_that_are_no_numbers(value: float, tmp_path: Path) -> None:
         read_onnx(tmp_path / "m.onnx", LAST)
 
 
-def test_weights_in_another_file(tmp_path: Path) -> None:
+def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
+    """As torch exports by default."""
     file = model(*CASES["conv"], IMAGE)
-    onnx.save(file, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    x = RNG.normal(size=(2, *IMAGE)).astype(np.float32)
+    wanted = expected(file, x)
+    path = tmp_path / "m.onnx"
+    onnx.save(file, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    imported = read_onnx(path, LAST)
+    assert imported.files == (path, tmp_path / "w.bin")
+    np.testing.assert_allclose(imported.network(torch.from_numpy(x)).detach(), wanted, rtol=1e-4, atol=1e-5)
+    (tmp_path / "w.bin").rename(tmp_path / "elsewhere.bin")
+    with pytest.raises(WeightsError, match=r"w\.bin"):
+        read_onnx(path, LAST)
+    (tmp_path / "w.bin").write_bytes(b"short")
     with pytest.raises(WeightsError):
-        read_onnx(tmp_path / "m.onnx", LAST)
+        read_onnx(path, LAST)
+
+
+def test_weights_in_a_file_outside_the_folder(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    onnx.save(
+        model(*CASES["conv"], IMAGE), inside / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    (inside / "w.bin").rename(tmp_path / "w.bin")
+    file = onnx.load(inside / "m.onnx", load_external_data=False)
+    for tensor in file.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "../w.bin" if entry.key == "location" else entry.value
+    (inside / "m.onnx").write_bytes(file.SerializeToString())
+    with pytest.raises(WeightsError):
+        read_onnx(inside / "m.onnx", LAST)
 
 
 def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
