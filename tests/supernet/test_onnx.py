@@ -379,6 +379,7 @@ def test_what_is_refused_is_named(nodes: list[Any], message: str, tmp_path: Path
         "two": np.float32(2),
         "s": ints(-1, 6, 3),
         "ax": ints(2),
+        "zero": ints(0, -1),
         "huge": ints(2**20, 2**20),
     }
     file = model(nodes, stored, IMAGE)
