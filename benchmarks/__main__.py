@@ -1,7 +1,8 @@
 """Runs every benchmark that this machine has the data for: python -m benchmarks
 
-Real data sets are looked for in the folder CAQ_DATA: usc_had.npz, kws12.npz, device_costs/. Trainings resume where they
-stopped.
+Real data sets are looked for in the folder CAQ_DATA: usc_had.npz, kws12.npz, cifar10.npz, device_costs/; trained
+networks in the folder CAQ_MODELS: resnet8_fp32.onnx, dscnn_fp32.onnx, and kws01.npz beside them. Trainings resume where
+they stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 
-def commands(data: Path | None) -> list[list[str]]:
+def commands(data: Path | None, models: Path | None) -> list[list[str]]:
     """Modules and arguments, in the order to run."""
     accuracy = "benchmarks.accuracy"
     found = [
@@ -34,12 +35,18 @@ def commands(data: Path | None) -> list[list[str]]:
             found.append([accuracy, "--data", str(data / name), "--model", *arguments])
         else:
             print(f"skipped: {name} is not in CAQ_DATA", file=sys.stderr)
+    if data is not None and models is not None and (data / "cifar10.npz").exists():
+        images = ["--cifar10", str(data / "cifar10.npz")]
+        found.append(["benchmarks.calibration", *images, "--model", str(models / "resnet8_fp32.onnx")])
+        found.append(["benchmarks.convert", *images, "--models", str(models), "--kws01", str(models / "kws01.npz")])
+    else:
+        print("skipped: trained networks need CAQ_MODELS, and cifar10.npz in CAQ_DATA", file=sys.stderr)
     return found
 
 
 def main() -> int:
-    folder = os.environ.get("CAQ_DATA")
-    failed = [c for c in commands(Path(folder) if folder else None) if subprocess.call([sys.executable, "-m", *c])]
+    data, models = (Path(folder) if (folder := os.environ.get(name)) else None for name in ("CAQ_DATA", "CAQ_MODELS"))
+    failed = [c for c in commands(data, models) if subprocess.call([sys.executable, "-m", *c])]
     for command in failed:
         print(f"failed: python -m {' '.join(command)}", file=sys.stderr)
     return 1 if failed else 0

@@ -9,6 +9,7 @@
     │   ├── IntegrityError   a checksum does not match
     │   ├── SchemaError      the manifest describes an impossible model (shapes, ranges, cycles, indices)
     │   └── VersionError     written by a newer caq
+    ├── WeightsError         a file of trained weights that cannot be used: names the file and the tensor
     ├── UnsupportedError     a model uses an op that cannot become integers: names the op and the module
     ├── AssignmentError      a width or an operating point that the artifact does not serve
     ├── MissingExtraError    an optional package is not installed: names the pip command
@@ -57,6 +58,10 @@ class SchemaError(ArtifactError):
 
 class VersionError(ArtifactError):
     """The file is of a version that this caq does not read."""
+
+
+class WeightsError(CaqError, ValueError):
+    """A file of trained weights is not what it should be."""
 
 
 class UnsupportedError(CaqError, NotImplementedError):

@@ -14,8 +14,9 @@ everything after it fits int32 without overflow, because the constructor bounds 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,13 @@ OFFSET_BOUND = 2**30
 _ARRAY_DTYPES = {"multiplier": np.int16, "offset": np.int32, "shift": np.uint8, "resolution": np.float32}
 # Elements converted at once: bounds the int32 and int64 temporaries on a device and while fitting.
 _CHUNK = 1 << 20
+
+
+class Moments(NamedTuple):
+    """What samples are standardised by, (x - mean) / deviation: one number for all channels, or one each."""
+
+    mean: Sequence[float]
+    deviation: Sequence[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +100,13 @@ class InputScaling:
         return self.multiplier.size
 
     @classmethod
-    def fit(cls, x_train: np.ndarray) -> InputScaling:
+    def fit(cls, x_train: np.ndarray, moments: Moments | None = None, step: float | None = None) -> InputScaling:
         """Learns mean, deviation and step from `x_train` (N, ..., C) uint8, int16 or float32.
 
-        127 steps reach the 99.99th percentile of the absolute standardised values; what lies beyond clips.
-        Sums are exact integers. Raises DataError on another dtype, no samples, NaN or infinity.
+        moments: what to standardise by instead, for a network that is trained already and expects it. step: the real
+        value of a code; unless given, 127 steps reach the 99.99th percentile of the absolute standardised values. What
+        lies beyond clips. Sums are exact integers.
+        Raises DataError on another dtype, no samples, NaN or infinity, and on moments that fit no channels.
         """
         dtype = x_train.dtype.name
         if dtype not in RAW_RANGES:
@@ -108,9 +118,12 @@ class InputScaling:
         if dtype == "float32":
             resolution = _resolution(x_train)
         columns = [_histogram(x_train[..., c], dtype, resolution[c : c + 1]) for c in range(resolution.size)]
-        moments = [_mean_and_deviation(values, counts) for values, counts in columns]
-        step = _step(columns, moments)
-        parts = [_fixed_point(mean, deviation, step) for mean, deviation in moments]
+        if moments is None:
+            pairs = [_mean_and_deviation(values, counts) for values, counts in columns]
+        else:
+            pairs = _given_moments(moments, resolution)
+        step = _step(columns, pairs) if step is None else float(np.float32(step))
+        parts = [_fixed_point(mean, deviation, step) for mean, deviation in pairs]
         multiplier, offset, shift = zip(*parts, strict=True)
         return cls(
             dtype,
@@ -212,6 +225,23 @@ def _mean_and_deviation(values: np.ndarray, counts: np.ndarray) -> tuple[float, 
     total = int((values * counts).sum())
     squares = int((values * values * counts).sum())
     return total / n, math.sqrt(n * squares - total * total) / n
+
+
+def _given_moments(moments: Moments, resolution: np.ndarray) -> list[tuple[float, float]]:
+    """Mean and deviation of each channel in units of raw16."""
+    channels = resolution.size
+    columns = []
+    for name, values in zip(Moments._fields, moments, strict=True):
+        array = np.array(values, np.float64)
+        if (
+            array.size not in (1, channels)
+            or not np.isfinite(array).all()
+            or (name == "deviation" and array.min() <= 0)
+        ):
+            kind = "numbers above 0" if name == "deviation" else "finite numbers"
+            raise DataError(f"{name} {tuple(values)}: one or {channels} (a channel each) {kind} are expected")
+        columns.append(np.broadcast_to(array, channels) * resolution)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _step(columns: list[tuple[np.ndarray, np.ndarray]], moments: list[tuple[float, float]]) -> float:

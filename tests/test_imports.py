@@ -11,7 +11,7 @@ import pytest
 import caq
 from tests import models
 
-EXTRAS = ("torch", "gymnasium", "sklearn", "matplotlib", "rich", "policies", "simulators", "tensorboard")
+EXTRAS = ("torch", "onnx", "gymnasium", "sklearn", "matplotlib", "rich", "policies", "simulators", "tensorboard")
 
 
 def modules_after(statement: str) -> set[str]:

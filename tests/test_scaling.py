@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from caq.data import load
 from caq.errors import DataError, SchemaError
-from caq.scaling import RAW_RANGES, InputScaling
+from caq.scaling import RAW_RANGES, InputScaling, Moments
 
 ONE = np.ones(1, np.float32)
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=6)
@@ -211,3 +211,49 @@ def test_largest_legal_numbers_do_not_wrap():
     assert scaling.encode(x).ravel().tolist() == [0, 127]
     negative = InputScaling.from_arrays("int16", 1.0, {**arrays, "offset": -arrays["offset"]})
     assert negative.encode(x).ravel().tolist() == [-128, -1]
+
+
+@pytest.mark.parametrize(
+    ("x", "moments", "wanted"),
+    [
+        (np.arange(256, dtype=np.uint8), Moments((0,), (1,)), lambda x, step: x / step),
+        (np.arange(256, dtype=np.uint8), Moments((100,), (50,)), lambda x, step: (x - 100) / 50 / step),
+        (np.arange(-900, 901, 3).astype(np.int16), Moments((200,), (7,)), lambda x, step: (x - 200) / 7 / step),
+        (np.linspace(-3, 5, 999).astype(np.float32), Moments((0.5,), (2,)), lambda x, step: (x - 0.5) / 2 / step),
+    ],
+)
+def test_given_moments_instead_of_the_datas_own(x, moments, wanted):
+    scaling = InputScaling.fit(x[:, None], moments)
+    exact = wanted(x.astype(np.float64), scaling.step)
+    inside = np.abs(exact) < 126
+    assert inside.mean() > 0.9
+    assert np.abs(scaling.encode(x[:, None])[inside, 0] - exact[inside]).max() <= 0.52
+    assert np.abs(exact).max() == pytest.approx(127, rel=1e-3)
+
+
+def test_zero_stays_zero_where_the_network_pads_with_it():
+    scaling = InputScaling.fit(np.arange(256, dtype=np.uint8)[:, None], Moments((0.0,), (1.0,)))
+    assert scaling.encode(np.zeros((1, 1), np.uint8)).item() == 0
+
+
+def test_moments_per_channel():
+    x = np.random.default_rng(0).integers(0, 256, (500, 2)).astype(np.uint8)
+    scaling = InputScaling.fit(x, Moments((100.0, 50.0), (30.0, 60.0)))
+    exact = (x - np.array([100.0, 50.0])) / np.array([30.0, 60.0]) / scaling.step
+    assert np.abs(scaling.encode(x) - exact.clip(-128, 127)).max() <= 0.52
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        Moments((0.0, 1.0, 2.0), (1.0,)),
+        Moments((), (1.0,)),
+        Moments((math.nan,), (1.0,)),
+        Moments((0.0,), (0.0,)),
+        Moments((0.0,), (-1.0,)),
+        Moments((0.0,), (math.inf,)),
+    ],
+)
+def test_moments_that_fit_no_channels(moments):
+    with pytest.raises(DataError, match="one or 2"):
+        InputScaling.fit(np.zeros((4, 2), np.uint8), moments)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caq import artifact, data
-from caq.cli.arguments import add_data, add_domain, add_seed, whole
+from caq.cli.arguments import add_data, add_domain, add_points, add_seed, whole
 from caq.cli.output import Output
 from caq.cli.points import describe_points, explain_points, print_points
 from caq.errors import ConfigError
@@ -28,15 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--learning-rate", type=float, default=4e-3, metavar="F", help="at its peak; default %(default)s"
     )
     add_seed(parser)
-    parser.add_argument("--widths", type=_widths, metavar="2,4,8", help="bits to serve; default 2,3,4,5,6,8")
-    parser.add_argument(
-        "--budgets",
-        type=_budgets,
-        metavar="NAME=SHARE[:COST],...",
-        help="points to learn; share 0 is the cheapest assignment, 1 the widest; COST is bytes, bit_macs, "
-        "latency@PROFILE or energy@PROFILE (see caq cost), or else bytes and bit_macs together; default: full, "
-        "balanced and saver",
-    )
+    add_points(parser)
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="saved after each epoch; resumed if it exists")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for losses and learning rates")
     add_domain(parser)
@@ -90,23 +82,3 @@ def report(model: Model, path: Path, output: Output) -> dict[str, Any]:
     print_points(output, f"{path}: {size} bytes", records)
     explain_points(output, model.graph, model.points)
     return {"artifact": str(path), "file_bytes": size, "task": model.task, "points": records}
-
-
-def _widths(text: str) -> list[int]:
-    return sorted({whole(1, 8)(part) for part in text.split(",")})
-
-
-def _budgets(text: str) -> list[tuple[str, float, str]]:
-    budgets = []
-    for part in text.split(","):
-        name, _, rest = part.partition("=")
-        share, _, cost = rest.partition(":")
-        try:
-            budgets.append((name.strip(), float(share), cost.strip()))
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"{text!r}: write it like saver=0.22,full=1 or quick=0.3:latency@bit-serial"
-            ) from None
-    if len({name for name, *_ in budgets}) != len(budgets):
-        raise argparse.ArgumentTypeError(f"{text!r}: a name stands there twice")
-    return budgets

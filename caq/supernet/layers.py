@@ -175,12 +175,19 @@ class SwitchableLayer(Node):
         self.widths = LayerWidths(self.served[-1], TOP_WIDTH)
         self.row: int | None = None
         self.mix: tuple[Tensor, Tensor] | None = None
+        #: Whether forward computes with the weights as they are, for calibration to compare with.
+        self.exact = False
 
     @property
     def scale(self) -> Tensor:
         """The real value of one weight code, (O,): 127 of them are the learned range."""
         deviation = self.weight.detach().square().flatten(1).mean(1).sqrt().clamp(min=1e-8)
         return self.log_range.exp() * deviation / 127
+
+    @torch.no_grad()
+    def set_scale(self, scale: Tensor) -> None:
+        """Sets the range of each channel so that one weight code is worth `scale` (O,)."""
+        self.log_range.add_((scale / self.scale).log())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fitting and self.fitting_narrow:
@@ -190,7 +197,8 @@ class SwitchableLayer(Node):
             return self._forward_mixed(x, *self.mix)
         if self.widths.activation != TOP_WIDTH:
             x = self.narrow[str(self.widths.activation)](x)
-        y = self._convolve(x, quantize_weight(self.weight, self.scale, self.widths.weight))
+        weight = self.weight if self.exact else quantize_weight(self.weight, self.scale, self.widths.weight)
+        y = self.convolve(x, weight)
         if self.norm is not None:
             y = self.norm(y, self.widths.weight, self.row)
         return self.finish(y)
@@ -201,14 +209,15 @@ class SwitchableLayer(Node):
             x = choose_activation(x, activation_mix, narrow)  # type: ignore[arg-type]
         # Terms with a zero weight still count: the gradient of the mix is what a gate learns from.
         mixed = [p * quantize_weight(self.weight, self.scale, w) for p, w in zip(weight_mix, self.served, strict=True)]
-        y = self._convolve(x, torch.stack(mixed).sum(0))
+        y = self.convolve(x, torch.stack(mixed).sum(0))
         if self.norm is not None:
             norm = self.norm
             gamma, beta = weight_mix @ norm.gamma, weight_mix @ norm.beta
             y = functional.batch_norm(y, None, None, gamma, beta, True, 0.0, norm.eps)
         return self.finish(y)
 
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The products of `weight`, shaped as the layer's own, with an input, and the bias: before norm and clip."""
         if weight.shape[2:] == x.shape[2:] == (1, 1) and self.groups == 1 and not any(self.window.padding):
             return functional.linear(x.flatten(1), weight.flatten(1), self.bias)[:, :, None, None]
         x, padding = self.window.pad(x)

@@ -18,7 +18,7 @@ from caq.errors import ConfigError, DataError
 from caq.graph import Assignment, Shape
 from caq.measure import score
 from caq.model import TASKS, Model, OperatingPoint
-from caq.scaling import InputScaling
+from caq.scaling import InputScaling, Moments
 from caq.supernet import zoo
 from caq.supernet.batches import Samples, training_samples
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
@@ -48,21 +48,32 @@ class Prepared:
         return {"image": x, "series": x.squeeze(2), "vector": x.flatten(1)}[self.layout]
 
 
-def prepare(data: Dataset, network: str | nn.Module, seed: int) -> Prepared:
+def prepare(
+    data: Dataset,
+    network: str | nn.Module,
+    seed: int,
+    sample_shape: tuple[int, ...] | None = None,
+    moments: Moments | None = None,
+    step: float | None = None,
+) -> Prepared:
     """Encodes the training split of `data` for a network of the zoo, built and seeded here, or of the caller's own.
 
     The caller's network takes images as (N, C, H, W), series as (N, C, T) and vectors as (N, F), standardised by the
-    training split's mean and deviation of each channel. Raises DataError if all samples are the same.
+    training split's mean and deviation of each channel, or by `moments`. sample_shape: (H, W, C), (T, C) or (F,), where
+    the caller's network takes the data's samples as if they had that shape. step: see InputScaling.fit. Raises
+    DataError if all samples are the same, or the moments fit no channels.
     """
     sample, layout = data.sample_shape, data.kind
     name = network if isinstance(network, str) else type(network).__name__
     if isinstance(network, str):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            built = zoo.build(network, data.sample_shape, data.num_classes)
-        network, sample, layout = built, built.sample_shape, built.input_layout
+            network = zoo.build(network, data.sample_shape, data.num_classes)
+        sample_shape = network.sample_shape
+    if sample_shape is not None:
+        sample, layout = sample_shape, zoo.LAYOUTS[len(sample_shape)]
     shape: Shape = (*(1,) * (3 - len(sample)), *sample)  # type: ignore[assignment]
-    scaling = InputScaling.fit(data.x_train)
+    scaling = InputScaling.fit(data.x_train, moments, step)
     if not scaling.multiplier.any():
         raise DataError("x_train: all samples are the same, so there is nothing to learn")
     return Prepared(name, network, scaling, training_samples(data, scaling, shape), shape, layout)

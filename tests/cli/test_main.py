@@ -44,7 +44,7 @@ def test_no_command_that_a_device_needs_imports_an_extra(command, files):
 
 def test_help_and_version(call):
     shown = call("--help")
-    commands = ("train", "eval", "info", "cost", "run", "profile", "doctor", "demo")
+    commands = ("train", "convert", "eval", "info", "cost", "run", "profile", "doctor", "demo")
     assert shown.code == 0 and all(name in shown.out for name in commands)
     assert call("--version").out.startswith("caq 0.")
 
