@@ -532,6 +532,17 @@ def _explain(
     raise SchemaError(f"layer {layer.name!r} at {pair}: its parameters cannot be computed with")
 
 
+def softmax(codes: NDArray[np.int16], factor: int) -> NDArray[np.uint16]:
+    """kernels.reference.softmax of codes (N, C)."""
+    codes = np.ascontiguousarray(codes, np.int16)
+    p = np.empty(codes.shape, np.uint16)
+    for row, target in zip(codes, p, strict=True):
+        lib.caq_softmax(
+            ffi.from_buffer("int16_t[]", row), len(row), factor, ffi.from_buffer("uint16_t[]", target, True)
+        )
+    return p
+
+
 def aligned_empty(size: int) -> NDArray[np.uint8]:
     """Uninitialized bytes that begin at a cache line. Raises MemoryError."""
     if size >= _OWN_MAPPING:

@@ -24,6 +24,7 @@ from caq import native
 from caq.engine import Engine
 from caq.errors import CaqError, ConfigError, DataError, SchemaError
 from caq.graph import Assignment, Graph, Op, Shape
+from caq.kernels import reference as reference_kernels
 from caq.model import Model, OperatingPoint
 from caq.native import NativePlan, Program, Tables
 from caq.plan import build_plan
@@ -716,3 +717,30 @@ def thread_program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     program = folder / "threads"
     subprocess.run([cc, *flags, f"-I{kernels}", *sources, "-pthread", "-lm", "-o", program], check=True)
     return [str(program)]
+
+
+@pytest.mark.parametrize("step", [1e-6, 0.003, 0.05, 0.7, 30.0])
+def test_softmax(step):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-300, 300, (200, 12)).astype(np.int16)
+    codes[:4] = [[0] * 12, [-32768] * 11 + [32767], [5] * 6 + [4] * 6, rng.integers(-32768, 32768, 12)]
+    factor = reference_kernels.softmax_factor(step)
+    found = native.softmax(codes, factor)
+    np.testing.assert_array_equal(found, reference_kernels.softmax(codes, factor))
+    real = np.exp((codes.astype(float) - codes.max(1, keepdims=True)) * step)
+    assert np.abs(found / 65535 - real / real.sum(1, keepdims=True)).max() < 2e-4
+
+
+def test_probabilities_of_an_engine():
+    m = models.tiny()
+    x = np.random.default_rng(0).integers(0, 256, (5, *m.sample_shape)).astype(np.uint8)
+    engine, slow = Engine(m), Engine(m, kernels="reference")
+    y = engine.run(x)
+    p = engine.probabilities(y)
+    assert p.dtype == np.float32 and p.shape == y.shape
+    np.testing.assert_allclose(p.sum(-1), 1, atol=1e-4)
+    np.testing.assert_array_equal(p, slow.probabilities(y))
+    np.testing.assert_array_equal(p[0], engine.probabilities(y[0]))
+    for wrong in (y.astype(np.int32), y[:, :1], y.tolist()):
+        with pytest.raises(DataError, match="output codes"):
+            engine.probabilities(wrong)

@@ -184,6 +184,9 @@ int caq_team_start(caq_team *team, int32_t threads);
 /* Ends the workers, while no inference has them. In a child that was forked off there are none: nothing is done. */
 void caq_team_stop(caq_team *team);
 
+/* reference.softmax of `count` outputs; factor: reference.softmax_factor. */
+void caq_softmax(const int16_t *y, int64_t count, int64_t factor, uint16_t *p);
+
 /* Index of the largest of `count` outputs; the first of equals. */
 int64_t caq_argmax(const int16_t *y, int64_t count);
 

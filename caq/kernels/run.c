@@ -393,6 +393,22 @@ void caq_unpack_step(int id, const caq_program *p, const caq_layer *layers, int3
         }
 }
 
+/* 2**-(exponent * 2**-16) in units of 2**-30. */
+static int64_t power_of_half(int64_t exponent) {
+    const int64_t whole = exponent >> 16, f = exponent & 0xffff;
+    if (whole >= 31) return 0;
+    const int64_t c = -42490630, b = 248266870 + ((c * f) >> 16), a = -742647152 + ((b * f) >> 16);
+    return (((int64_t)1 << 30) + ((a * f) >> 16)) >> whole;
+}
+
+void caq_softmax(const int16_t *y, int64_t count, int64_t factor, uint16_t *p) {
+    const int64_t most = y[caq_argmax(y, count)];
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; i++) total += power_of_half((most - y[i]) * factor >> 16);
+    for (int64_t i = 0; i < count; i++)
+        p[i] = (uint16_t)((power_of_half((most - y[i]) * factor >> 16) * 65535 + total / 2) / total);
+}
+
 int64_t caq_argmax(const int16_t *y, int64_t count) {
     int64_t best = 0;
     for (int64_t i = 1; i < count; i++)
