@@ -106,7 +106,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     artifact.save(model, args.out)
     found = report(model, args.out, output)
     output.say(
-        f"the float network has {TASKS[model.task]} {reference:.4f} on the same samples; if you know it to have "
+        f"the float network has {TASKS[model.task]} {reference:.4f} on the same input codes; if you know it to have "
         "another, then --mean, --std or the order of the labels are wrong"
     )
     return {**found, "source": str(args.source), "source_sha256": source.sha256, "float_score": reference}
