@@ -60,7 +60,7 @@ import math
 import os
 import reprlib
 import stat
-import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -454,14 +454,9 @@ def _sha256(raw: bytes | memoryview) -> bytes:
     hashlib loads OpenSSL, which takes 3 ms and 4 MiB; a MiB takes it 1 ms, and Python's own 3 ms.
     """
     if memoryview(raw).nbytes < 2**20:
-        try:
-            if sys.version_info >= (3, 12):
-                from _sha2 import sha256
-            else:
-                from _sha256 import sha256  # type: ignore[import-not-found]
-            return sha256(raw).digest()
-        except ImportError:
-            pass
+        for name in ("_sha2", "_sha256"):  # from Python 3.12 on, and before
+            with suppress(ImportError):
+                return __import__(name).sha256(raw).digest()
     import hashlib
 
     return hashlib.sha256(raw).digest()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import functools
+import hashlib
 import io
 import os
 import random
 import resource
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from caq import artifact
 from caq.artifact import Reader, dumps, load, loads, save
 from caq.engine import Engine
 from caq.errors import ArtifactError, CaqError, ConfigError, FormatError, IntegrityError, SchemaError
@@ -422,3 +426,13 @@ def test_nesting_is_refused_at_any_depth(depth):
             with pytest.raises(ArtifactError) as caught:
                 read(draft.build())
             assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("size", [0, 100, 2**20])
+def test_checksums_without_pythons_own_sha256(monkeypatch, size):
+    raw = bytes(size)
+    expected = base64.urlsafe_b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
+    assert artifact._digest(raw) == expected
+    for name in ("_sha2", "_sha256"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert artifact._digest(raw) == expected
