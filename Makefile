@@ -6,7 +6,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 .PHONY: demo test check bench soak wheel clean
 
-$(VENV)/.app: setup.cfg pyproject.toml constraints.txt
+# Built anew when a kernel changes, so that nobody tests yesterday's.
+KERNELS := $(wildcard caq/kernels/*.[ch]) caq/kernels/build_ffi.py
+
+$(VENV)/.app: setup.cfg pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[train,sim,cli]'
 	touch $@
