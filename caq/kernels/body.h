@@ -210,3 +210,10 @@ static void body_unpack(const uint8_t *planes, int64_t plane_stride, int width, 
         }
     }
 }
+
+/* All of them, for a table. */
+#define BODY_FUNCTIONS \
+    .conv = body_conv, .depthwise = body_depthwise, .unpack = body_unpack, \
+    .panel_bytes = body_panel_bytes, .panel = body_panel, .requantize_bytes = body_requantize_bytes, \
+    .requantize = body_requantize, .add = body_add, .encode = body_encode, \
+    .max_pool = body_max_pool, .sum_pool = body_sum_pool, .lookup = body_lookup

@@ -53,18 +53,7 @@ const caq_isa caq_avx2 = {
     .nr_max = NR,
     .nr_min = NR,
     .x_zero = 0,
-    .conv = body_conv,
-    .depthwise = body_depthwise,
-    .unpack = body_unpack,
-    .panel_bytes = body_panel_bytes,
-    .panel = body_panel,
-    .requantize_bytes = body_requantize_bytes,
-    .requantize = body_requantize,
-    .add = body_add,
-    .encode = body_encode,
-    .max_pool = body_max_pool,
-    .sum_pool = body_sum_pool,
-    .lookup = body_lookup,
+    BODY_FUNCTIONS,
 };
 #if defined(__clang__)
 #pragma clang attribute pop

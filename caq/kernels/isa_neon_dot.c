@@ -62,18 +62,7 @@ const caq_isa caq_neon_dot = {
     .nr_max = NR,
     .nr_min = NR,
     .x_zero = 128,
-    .conv = body_conv,
-    .depthwise = body_depthwise,
-    .unpack = body_unpack,
-    .panel_bytes = body_panel_bytes,
-    .panel = body_panel,
-    .requantize_bytes = body_requantize_bytes,
-    .requantize = body_requantize,
-    .add = body_add,
-    .lookup = body_lookup,
-    .encode = body_encode,
-    .max_pool = body_max_pool,
-    .sum_pool = body_sum_pool,
+    BODY_FUNCTIONS,
 };
 #if defined(__clang__)
 #pragma clang attribute pop
