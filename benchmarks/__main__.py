@@ -36,9 +36,8 @@ def commands(data: Path | None, models: Path | None) -> list[list[str]]:
         else:
             print(f"skipped: {name} is not in CAQ_DATA", file=sys.stderr)
     if data is not None and models is not None and (data / "cifar10.npz").exists():
-        images = ["--cifar10", str(data / "cifar10.npz")]
-        found.append(["benchmarks.calibration", *images, "--model", str(models / "resnet8_fp32.onnx")])
-        found.append(["benchmarks.convert", *images, "--models", str(models), "--kws01", str(models / "kws01.npz")])
+        given = ["--cifar10", str(data / "cifar10.npz"), "--models", str(models), "--kws01", str(models / "kws01.npz")]
+        found += [["benchmarks.calibration", *given], ["benchmarks.convert", *given]]
     else:
         print("skipped: trained networks need CAQ_MODELS, and cifar10.npz in CAQ_DATA", file=sys.stderr)
     return found
