@@ -1,0 +1,195 @@
+"""Fits one circuit to many discharges, each of which has a capacity and a resistance of its own.
+
+Residuals are of the voltage under load and, with less weight, of the recovery after it, which tells the open-circuit
+voltage from the resistances. The discharges' own two figures are projected out of each Gauss-Newton step (variable
+projection: G. Golub and V. Pereyra, "Separable nonlinear least squares", Inverse Problems 19, 2003), so the step is as
+small as the number of shared parameters; Levenberg-Marquardt damping keeps it from overshooting.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from simulators.battery import Battery, BatteryParameters
+from simulators.fit.li_ion import CUTOFF_V, LOAD_STEPS, TAIL_STEPS, Discharges
+from simulators.fit.npz import Array
+
+KNOTS = (0.0, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+#: The charge at which the resistances' factor over charge is 1.
+_UNIT = KNOTS.index(0.5)
+#: V at rest after a charge to MAX_V, as measured.
+FULL_V, MAX_V = 4.19, 4.2
+REFERENCE_C = 25.0
+#: A volt of the recovery counts as this much under load.
+_REST_WEIGHT = 0.2
+#: V of misfit for a unit of second difference of log resistance over charge; and for a factor e from the guess of a
+#: discharge's own capacity and resistance. Small: they only decide what the voltages leave open.
+_SMOOTH_V = 0.01
+_GUESS_V = np.array([0.002, 0.02])
+_PRIOR_V = 0.005
+_STEP = 1e-4
+
+
+class Own(NamedTuple):
+    """What each of C discharges has of its own, arrays (C,)."""
+
+    capacity_ah: Array
+    resistance_factor: Array
+
+
+class Fitted(NamedTuple):
+    parameters: BatteryParameters  # without ageing
+    own: Own
+    rmse_v: float  # under load, of the discharges fitted
+
+
+def voltages(parameters: BatteryParameters, discharges: Discharges, own: Own) -> Array:
+    """(S, C) V at the ends of the steps, from full cells at rest, with the recorded currents and temperatures."""
+    battery = Battery(parameters)
+    state = battery.start(np.ones(len(discharges.cell)), *own)
+    modelled = np.empty_like(discharges.voltage_v)
+    series = zip(discharges.current_a, discharges.temperature_c, discharges.duration_s, strict=True)
+    for k, (current, celsius, duration) in enumerate(series):
+        state, modelled[k] = battery.step_current(state, current, celsius, duration)
+    return modelled
+
+
+def residuals(parameters: BatteryParameters, discharges: Discharges, own: Own) -> Array:
+    """(S, C): modelled less measured, so weighted that the squares of a discharge add to its mean square, V^2."""
+    error = voltages(parameters, discharges, own) - discharges.voltage_v
+    error[:LOAD_STEPS] /= np.sqrt(LOAD_STEPS)
+    error[LOAD_STEPS : LOAD_STEPS + TAIL_STEPS] = 0.0  # below the cut-off, where no device goes
+    error[LOAD_STEPS + TAIL_STEPS :] *= _REST_WEIGHT / np.sqrt(len(error) - LOAD_STEPS - TAIL_STEPS)
+    return error
+
+
+def guess(discharges: Discharges) -> Own:
+    """Somewhat more than what came out until the cut-off, and the resistance of a new cell."""
+    used = (discharges.current_a * discharges.duration_s)[:LOAD_STEPS].sum(0) / 3600
+    return Own(used * 1.03, np.ones(len(used)))
+
+
+def fit_own(parameters: BatteryParameters, discharges: Discharges, start: Own | None = None, rounds: int = 12) -> Own:
+    """Capacity and resistance of each discharge, the circuit being known: damped Gauss-Newton on all at once."""
+    prior = guess(discharges)
+    own = prior if start is None else start
+    damping = np.full(len(discharges.cell), 1e-3)
+    error = _with_guess(residuals(parameters, discharges, own), own, prior)
+    for _ in range(rounds):
+        slopes = _own_slopes(parameters, discharges, own, prior, error)
+        matrix = np.einsum("sci,scj->cij", slopes, slopes)
+        matrix *= 1 + damping[:, None, None] * np.eye(2)
+        move = -np.linalg.solve(matrix, np.einsum("sci,sc->ci", slopes, error)[..., None])[..., 0]
+        tried = _moved(own, np.clip(move, -0.3, 0.3))
+        new = _with_guess(residuals(parameters, discharges, tried), tried, prior)
+        better = (new**2).sum(0) < (error**2).sum(0)
+        own = Own(*(np.where(better, a, b) for a, b in zip(tried, own, strict=True)))
+        error = np.where(better, new, error)
+        damping = np.clip(np.where(better, damping / 5, damping * 5), 1e-8, 1e6)
+    return own
+
+
+def fit(discharges: Discharges, rounds: int = 40) -> Fitted:
+    """The circuit that fits all the discharges best, by least squares."""
+    theta, prior = _first(), guess(discharges)
+    own = fit_own(_parameters(theta), discharges)
+    damping = 1e-2
+    error, slopes = _projected(theta, discharges, own, prior)
+    for _ in range(rounds):
+        matrix = slopes.T @ slopes
+        move = -np.linalg.solve(matrix + damping * np.diag(np.diag(matrix) + 1e-12), slopes.T @ error)
+        tried = theta + np.clip(move, -0.5, 0.5)
+        tried_own = fit_own(_parameters(tried), discharges, own, rounds=3)
+        cost = _cost(tried, discharges, tried_own, prior)
+        if cost < (before := _cost(theta, discharges, own, prior)):
+            theta, own, damping = tried, tried_own, max(damping / 4, 1e-8)
+            if before - cost < 1e-5 * before:
+                break
+            error, slopes = _projected(theta, discharges, own, prior)
+        else:
+            damping *= 4
+    parameters = _parameters(theta)
+    under_load = residuals(parameters, discharges, own)[:LOAD_STEPS]
+    return Fitted(parameters, own, float(np.sqrt((under_load**2).sum(0).mean())))
+
+
+def _first() -> Array:
+    """Textbook values of a cell of LiCoO2 or NCA, as the vector that is fitted (see `_parameters`)."""
+    ocv = np.interp(KNOTS, [0, 0.05, 0.1, 0.2, 0.5, 0.8, 1], [2.9, 3.3, 3.45, 3.55, 3.75, 3.98, FULL_V])
+    over_charge = np.interp([z for k, z in enumerate(KNOTS) if k != _UNIT], [0, 0.1, 0.2, 1], [4, 1.5, 1, 1])
+    return np.concatenate([np.log(np.diff(ocv)), np.log(over_charge), np.log([0.06, 0.07, 60.0]), [3.0]])
+
+
+def _parameters(theta: Array) -> BatteryParameters:
+    """theta: log rises of the voltage between knots, log resistances at knots but one, log r0, r1, tau1; activation in
+    1000 K."""
+    n = len(KNOTS)
+    rises, over_charge, (r0, r1, tau) = np.exp(theta[: n - 1]), theta[n - 1 : 2 * n - 2], np.exp(theta[-4:-1])
+    return BatteryParameters(
+        title="fit",
+        source="fit",
+        capacity_ah=2.0,
+        cutoff_v=CUTOFF_V,
+        max_v=MAX_V,
+        state_of_charge=KNOTS,
+        ocv_v=tuple((FULL_V - np.append(np.cumsum(rises[::-1])[::-1], 0.0)).tolist()),
+        r1_over_charge=tuple(np.exp(np.insert(over_charge, _UNIT, 0.0)).tolist()),
+        r0_ohm=float(r0),
+        r1_ohm=float(r1),
+        tau1_s=float(tau),
+        reference_temperature_c=REFERENCE_C,
+        activation_k=float(theta[-1]) * 1000,
+        capacity_fade_per_cycle=0.0,
+        resistance_growth_per_cycle=0.0,
+    )
+
+
+def _moved(own: Own, by: Array) -> Own:
+    return Own(own.capacity_ah * np.exp(by[:, 0]), own.resistance_factor * np.exp(by[:, 1]))
+
+
+def _with_guess(error: Array, own: Own, prior: Own) -> Array:
+    """Two rows more: how far each discharge is from the guess."""
+    return np.concatenate([error, [w * np.log(a / b) for w, a, b in zip(_GUESS_V, own, prior, strict=True)]])
+
+
+def _own_slopes(parameters: BatteryParameters, discharges: Discharges, own: Own, prior: Own, error: Array) -> Array:
+    """(S + 2, C, 2): by the logarithms of capacity and resistance."""
+    columns = []
+    for unit in np.eye(2):
+        moved = _moved(own, np.broadcast_to(unit * _STEP, (len(error[0]), 2)))
+        columns.append((_with_guess(residuals(parameters, discharges, moved), moved, prior) - error) / _STEP)
+    return np.stack(columns, axis=-1)
+
+
+def _smoothness(theta: Array) -> Array:
+    n = len(KNOTS)
+    over_charge = np.insert(theta[n - 1 : 2 * n - 2], _UNIT, 0.0)
+    away = theta - _first()
+    return np.concatenate([_SMOOTH_V * np.diff(over_charge, 2), _PRIOR_V * away[: n - 1], _PRIOR_V * away[-4:-1]])
+
+
+def _cost(theta: Array, discharges: Discharges, own: Own, prior: Own) -> float:
+    error = _with_guess(residuals(_parameters(theta), discharges, own), own, prior)
+    return float((error**2).sum() / len(discharges.cell) + (_smoothness(theta) ** 2).sum())
+
+
+def _projected(theta: Array, discharges: Discharges, own: Own, prior: Own) -> tuple[Array, Array]:
+    """Residuals (R,) and slopes by theta (R, P), less what the discharges' own parameters can take up."""
+    parameters = _parameters(theta)
+    error = _with_guess(residuals(parameters, discharges, own), own, prior)
+    basis, _ = np.linalg.qr(np.moveaxis(_own_slopes(parameters, discharges, own, prior, error), 0, 1))  # (C, S+2, 2)
+
+    def rest(values: Array) -> Array:
+        values = values.T[..., None]
+        return np.asarray((values - basis @ (np.swapaxes(basis, 1, 2) @ values)).ravel())
+
+    columns = []
+    for unit in np.eye(len(theta)):
+        moved = _with_guess(residuals(_parameters(theta + unit * _STEP), discharges, own), own, prior)
+        columns.append((rest((moved - error) / _STEP), (_smoothness(theta + unit * _STEP) - _smoothness(theta)) / _STEP))
+    scale = 1 / np.sqrt(len(discharges.cell))
+    slopes = np.stack([np.concatenate([scale * a, b]) for a, b in columns], axis=1)
+    return np.concatenate([scale * rest(error), _smoothness(theta)]), slopes
