@@ -164,6 +164,15 @@ def summary(predictions: list[Prediction]) -> dict[str, Any]:
     }
 
 
+def report(discharges: Discharges) -> dict[str, Any]:
+    """Errors in all CASES with each cell left out, and with all cells at one ambient temperature left out."""
+    found: dict[str, Any] = {}
+    for left, groups in (("cell", discharges.cell), ("condition", discharges.ambient_c)):
+        folds = [predictions for _, predictions in leave_out(discharges, groups)]
+        found[left] = {case: summary([fold[case] for fold in folds]) for case in CASES}
+    return found
+
+
 def _predicted(parameters: BatteryParameters, discharges: Discharges, own: Own) -> Prediction:
     modelled = circuit.voltages(parameters, discharges, own)
     error = (modelled - discharges.voltage_v)[:LOAD_STEPS]

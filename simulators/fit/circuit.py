@@ -24,10 +24,11 @@ FULL_V, MAX_V = 4.19, 4.2
 REFERENCE_C = 25.0
 #: A volt of the recovery counts as this much under load.
 _REST_WEIGHT = 0.2
-#: V of misfit for a unit of second difference of log resistance over charge; and for a factor e from the guess of a
-#: discharge's own capacity and resistance. Small: they only decide what the voltages leave open.
+#: V of misfit that count as much as: a second difference of 1 of the logarithm of r1 over charge; a factor e between a
+#: discharge's own capacity, and resistance, and their guess; a factor e between a rise of the open-circuit voltage, r0,
+#: r1 or tau1 and its first value. All small: they decide what the voltages leave open.
 _SMOOTH_V = 0.01
-_GUESS_V = np.array([0.002, 0.02])
+_GUESS_V = (0.002, 0.02)
 _PRIOR_V = 0.005
 _STEP = 1e-4
 
@@ -62,7 +63,7 @@ def residuals(parameters: BatteryParameters, discharges: Discharges, own: Own) -
     error[:LOAD_STEPS] /= np.sqrt(LOAD_STEPS)
     error[LOAD_STEPS : LOAD_STEPS + TAIL_STEPS] = 0.0  # below the cut-off, where no device goes
     error[LOAD_STEPS + TAIL_STEPS :] *= _REST_WEIGHT / np.sqrt(len(error) - LOAD_STEPS - TAIL_STEPS)
-    return error
+    return np.nan_to_num(error, copy=False)  # the record had ended
 
 
 def guess(discharges: Discharges) -> Own:
@@ -71,10 +72,20 @@ def guess(discharges: Discharges) -> Own:
     return Own(used * 1.03, np.ones(len(used)))
 
 
-def fit_own(parameters: BatteryParameters, discharges: Discharges, start: Own | None = None, rounds: int = 12) -> Own:
-    """Capacity and resistance of each discharge, the circuit being known: damped Gauss-Newton on all at once."""
+def fit_own(parameters: BatteryParameters, discharges: Discharges) -> Own:
+    """Capacity and resistance of each discharge, the circuit being known.
+
+    A cell that ends early lacks charge, or has a high resistance: both are tried, and the better one is kept.
+    """
+    lacking = guess(discharges)
+    resisting = Own(lacking.capacity_ah * 1.25, lacking.resistance_factor * 1.5)
+    (one, cost), (other, other_cost) = (_improved(parameters, discharges, own, 12) for own in (lacking, resisting))
+    return Own(*(np.where(cost <= other_cost, a, b) for a, b in zip(one, other, strict=True)))
+
+
+def _improved(parameters: BatteryParameters, discharges: Discharges, own: Own, rounds: int) -> tuple[Own, Array]:
+    """Damped Gauss-Newton on all discharges at once; also returns what is left of the squares, (C,)."""
     prior = guess(discharges)
-    own = prior if start is None else start
     damping = np.full(len(discharges.cell), 1e-3)
     error = _with_guess(residuals(parameters, discharges, own), own, prior)
     for _ in range(rounds):
@@ -88,28 +99,30 @@ def fit_own(parameters: BatteryParameters, discharges: Discharges, start: Own | 
         own = Own(*(np.where(better, a, b) for a, b in zip(tried, own, strict=True)))
         error = np.where(better, new, error)
         damping = np.clip(np.where(better, damping / 5, damping * 5), 1e-8, 1e6)
-    return own
+    return own, (error**2).sum(0)
 
 
-def fit(discharges: Discharges, rounds: int = 40) -> Fitted:
+def fit(discharges: Discharges, rounds: int = 12) -> Fitted:
     """The circuit that fits all the discharges best, by least squares."""
     theta, prior = _first(), guess(discharges)
     own = fit_own(_parameters(theta), discharges)
     damping = 1e-2
+    cost = _cost(theta, discharges, own, prior)
     error, slopes = _projected(theta, discharges, own, prior)
     for _ in range(rounds):
         matrix = slopes.T @ slopes
         move = -np.linalg.solve(matrix + damping * np.diag(np.diag(matrix) + 1e-12), slopes.T @ error)
         tried = theta + np.clip(move, -0.5, 0.5)
-        tried_own = fit_own(_parameters(tried), discharges, own, rounds=3)
-        cost = _cost(tried, discharges, tried_own, prior)
-        if cost < (before := _cost(theta, discharges, own, prior)):
-            theta, own, damping = tried, tried_own, max(damping / 4, 1e-8)
-            if before - cost < 1e-5 * before:
-                break
-            error, slopes = _projected(theta, discharges, own, prior)
-        else:
+        tried_own, _ = _improved(_parameters(tried), discharges, own, rounds=4)
+        found = _cost(tried, discharges, tried_own, prior)
+        if found >= cost:
             damping *= 4
+            continue
+        gain = 1 - found / cost
+        theta, own, cost, damping = tried, tried_own, found, max(damping / 4, 1e-8)
+        if gain < 1e-3:
+            break
+        error, slopes = _projected(theta, discharges, own, prior)
     parameters = _parameters(theta)
     under_load = residuals(parameters, discharges, own)[:LOAD_STEPS]
     return Fitted(parameters, own, float(np.sqrt((under_load**2).sum(0).mean())))
@@ -164,7 +177,7 @@ def _own_slopes(parameters: BatteryParameters, discharges: Discharges, own: Own,
     return np.stack(columns, axis=-1)
 
 
-def _smoothness(theta: Array) -> Array:
+def _penalty(theta: Array) -> Array:
     n = len(KNOTS)
     over_charge = np.insert(theta[n - 1 : 2 * n - 2], _UNIT, 0.0)
     away = theta - _first()
@@ -173,7 +186,7 @@ def _smoothness(theta: Array) -> Array:
 
 def _cost(theta: Array, discharges: Discharges, own: Own, prior: Own) -> float:
     error = _with_guess(residuals(_parameters(theta), discharges, own), own, prior)
-    return float((error**2).sum() / len(discharges.cell) + (_smoothness(theta) ** 2).sum())
+    return float((error**2).sum() / len(discharges.cell) + (_penalty(theta) ** 2).sum())
 
 
 def _projected(theta: Array, discharges: Discharges, own: Own, prior: Own) -> tuple[Array, Array]:
@@ -189,7 +202,7 @@ def _projected(theta: Array, discharges: Discharges, own: Own, prior: Own) -> tu
     columns = []
     for unit in np.eye(len(theta)):
         moved = _with_guess(residuals(_parameters(theta + unit * _STEP), discharges, own), own, prior)
-        columns.append((rest((moved - error) / _STEP), (_smoothness(theta + unit * _STEP) - _smoothness(theta)) / _STEP))
+        columns.append((rest((moved - error) / _STEP), (_penalty(theta + unit * _STEP) - _penalty(theta)) / _STEP))
     scale = 1 / np.sqrt(len(discharges.cell))
     slopes = np.stack([np.concatenate([scale * a, b]) for a, b in columns], axis=1)
-    return np.concatenate([scale * rest(error), _smoothness(theta)]), slopes
+    return np.concatenate([scale * rest(error), _penalty(theta)]), slopes

@@ -28,7 +28,7 @@ _SERIES = ("t_s", "voltage_mv", "current_ma", "temp_c_x100")
 
 class Discharges(NamedTuple):
     """C discharges, each on a grid of S steps of its own: LOAD_STEPS from the start of the load to the cut-off voltage,
-    TAIL_STEPS to its end, REST_STEPS without load."""
+    TAIL_STEPS to its end, REST_STEPS of REST_S together without load."""
 
     cell: Array  # (C,) int, index into names
     cycle: Array  # (C,) discharges that the cell had before
@@ -38,17 +38,13 @@ class Discharges(NamedTuple):
     duration_s: Array  # (S, C) of each step
     current_a: Array  # (S, C) mean over the step, discharge > 0
     temperature_c: Array  # (S, C) mean of the step's ends
-    voltage_v: Array  # (S, C) at the step's end
+    voltage_v: Array  # (S, C) at the step's end; NaN in the rest where a record ends before it
     names: tuple[str, ...]
 
     def select(self, chosen: Array) -> Discharges:
         """Some of the discharges, by a mask or indices."""
-        one, many = slice(None), (slice(None), chosen)
-        assert one is not None
-        return self._replace(
-            **{name: getattr(self, name)[chosen] for name in ("cell", "cycle", "ambient_c", "load_a", "cutoff_s")},
-            **{name: getattr(self, name)[many] for name in ("duration_s", "current_a", "temperature_c", "voltage_v")},
-        )
+        *arrays, names = self
+        return Discharges(*(array[..., chosen] for array in arrays), names)
 
 
 def read(folder: Path) -> tuple[Discharges, list[str]]:
@@ -99,20 +95,18 @@ def _grid(t: Array, volt: Array, ampere: Array, celsius: Array) -> tuple[float |
     on = np.flatnonzero(ampere > LOADED_A)
     if len(on) < 20 or on[0] == 0:
         return "no load after a rest"
-    # The load came on somewhere between two samples; the recordings' own capacities say: at the later one.
+    # The load came on somewhere between two samples, 9 to 19 s apart; the later one is taken.
     start, end = on[0], on[-1]
     low = np.flatnonzero((volt < CUTOFF_V) & (ampere > LOADED_A))
     if not len(low) or low[0] <= start + 1:
         return f"stops above {CUTOFF_V} V, or starts below"
     i = low[0]
     cutoff = float(np.interp(-CUTOFF_V, [-volt[i - 1], -volt[i]], [t[i - 1], t[i]]))
-    stop = min(t[-1], t[end] + REST_S)
     edges = np.concatenate([
         np.linspace(t[start], cutoff, LOAD_STEPS + 1),
         np.linspace(cutoff, t[end], TAIL_STEPS + 1)[1:],
-        np.linspace(t[end], max(stop, t[end] + 1.0), REST_STEPS + 1)[1:],
+        np.linspace(t[end], t[end] + REST_S, REST_STEPS + 1)[1:],
     ])
-    edges = np.maximum.accumulate(edges)
     middle = (edges[1:] + edges[:-1]) / 2
     load = float(np.median(ampere[start : end + 1]))
     current = np.interp(middle, t, ampere)
@@ -124,5 +118,5 @@ def _grid(t: Array, volt: Array, ampere: Array, celsius: Array) -> tuple[float |
         np.maximum(np.diff(edges), 1e-3),
         current,
         (warm[1:] + warm[:-1]) / 2,
-        np.interp(edges[1:], t, volt),
+        np.interp(edges[1:], t, volt, right=np.nan),
     )
