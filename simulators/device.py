@@ -172,9 +172,7 @@ def _read(folder: str, name: str | Path, parse: Callable[[str, object], _Read]) 
     if path.suffix not in (".yaml", ".yml"):
         known = sorted(file.stem for file in (PROFILES / folder).glob("*.yaml"))
         if str(name) not in known:
-            raise ConfigError(
-                f"nothing called {str(name)!r} in {folder}{nearest(str(name), known)}; or give a .yaml file"
-            )
+            raise ConfigError(f"no {folder} {str(name)!r}{nearest(str(name), known)}; a file of your own ends in .yaml")
         path = PROFILES / folder / f"{name}.yaml"
     return parse(str(path), read(path))
 
