@@ -34,10 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     monitor = ContextMonitor(args.period, stale_after_s=max(5 * args.period, FRESH_S))
     missing: dict[str, str] = {}
+    monitor.poll()
+    time.sleep(WARM_UP_S)
+    monitor.poll()
     with Recorder(args.out, append=args.append) as recorder:
-        monitor.poll()
-        time.sleep(WARM_UP_S)
-        monitor.poll()
         try:
             with monitor:
                 _record(args, monitor, recorder, missing, output)

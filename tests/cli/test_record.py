@@ -51,11 +51,11 @@ def test_what_is_recorded_is_replayed(sensors, tmp_path, call, files):
     found = files_of.read(path)
     assert list(found.columns) == list(files_of.COLUMNS) and not found.generated
     charge = found.columns["state_of_charge"]
-    assert 3 <= len(charge) <= 20 and charge[0] == 0.98 and (np.diff(charge) <= 0).all() and charge[-1] < 0.98
+    assert 3 <= len(charge) <= 20 and 0.9 < charge[0] < 0.99 and (np.diff(charge) <= 0).all() and charge[-1] < charge[0]
     assert (found.columns["charging"] == 1).all() and np.isnan(found.columns["temperature_c"]).all()
     replay = call("run", files.artifact, "--data", files.data, "--trace", path, "--json").json
     assert replay["context"] == f"{path} (recorded)" and replay["inferences"] == len(charge)
-    assert RecordedContext.from_file(path).read().state_of_charge.value == 0.98
+    assert RecordedContext.from_file(path).read().state_of_charge.value == charge[0]
 
 
 def test_json(sensors, tmp_path, call):
