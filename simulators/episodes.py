@@ -1,7 +1,8 @@
 """Days that happen to devices: what a world is given, whatever the device then does.
 
-    days = episodes(256, seed=0)               # generated
-    days = days.select(rows)                   # such as those of held-out devices
+    days = episodes(256, seed=0)               # generated: a day each of 256 devices
+    unseen = episodes(64, seed=0, first=256)   # of other devices
+    days = days.select(rows)
 
 One day is a row, one step a column. Whoever has recordings makes `Episodes` of them; gaps must be filled before, since
 a world needs a value in every step.
@@ -10,7 +11,7 @@ a world needs a value in every step.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -19,11 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq.errors import ConfigError, TraceError
-from simulators.traces import phone_day
+from simulators.traces.days import phone_days
+from simulators.workload import Bursts, Diurnal, device_counts, device_seeds, edges
 
 DAY_S = 86400.0
-#: Requests in an hour over the day's mean, from midnight: people's days. Assumed.
-DIURNAL = np.repeat([0.1, 0.6, 1.4, 1.2, 1.5, 1.7, 0.8], [6, 2, 4, 2, 4, 4, 2])
+#: Requests from midnight on, hour by hour, up to a factor: people's days. Assumed.
+HOURLY = np.repeat([0.1, 0.6, 1.4, 1.2, 1.5, 1.7, 0.8], [6, 2, 4, 2, 4, 4, 2])
+#: Mean lengths of bursts of requests, and of what lies between them. Assumed.
+BURST_S, CALM_S = 1200.0, 13200.0
+Seeds = Sequence[np.random.SeedSequence]
 _SHARES = ("charging", "screen_on", "screen_brightness", "memory_available")
 
 
@@ -83,62 +88,60 @@ COLUMNS = tuple(f.name for f in fields(Episodes) if f.name not in ("step_s", "so
 
 
 @lru_cache(maxsize=4)
-def episodes(days: int, seed: int, step_s: float = 300.0, requests_per_s: float = 1.0) -> Episodes:
-    """Generated days: charging, screen and memory of `phone_day`, requests and weather as below.
+def episodes(
+    devices: int, seed: int = 0, step_s: float = 300.0, requests_per_s: float = 1.0, first: int = 0
+) -> Episodes:
+    """A generated day of each of the devices numbered from `first` on: other numbers are devices never seen.
 
-    requests_per_s: mean over days. Day i depends on `seed` and i alone, so more days leave the first ones as they are.
-    Raises ConfigError unless `step_s` divides a day into whole minutes, days >= 1 and requests_per_s > 0.
+    Charging, screen and memory are those of `simulators.traces.phone_days`; requests and weather are made up, see
+    below. requests_per_s: mean over devices and hours. A device's day depends on `seed` and its number alone. Raises
+    ConfigError unless `step_s` is whole minutes that divide a day, and all else is as it should be.
     """
     minutes = step_s / 60
-    if days < 1 or minutes < 1 or DAY_S % step_s or minutes != int(minutes) or not 0 < requests_per_s < math.inf:
+    if not minutes >= 1 or minutes != int(minutes) or DAY_S % step_s or not 0 < requests_per_s < math.inf:
         raise ConfigError(
-            f"days >= 1, step_s of whole minutes that divide a day and requests_per_s > 0 are expected, "
-            f"not {days}, {step_s:g} and {requests_per_s:g}"
+            f"step_s of whole minutes that divide a day, and requests_per_s above 0, are expected, "
+            f"not {step_s:g} and {requests_per_s:g}"
         )
-    rows: list[dict[str, NDArray[np.float64]]] = []
-    for child in np.random.SeedSequence(seed).spawn(days):
-        phone, own = child.spawn(2)
-        rng = np.random.default_rng(own)
-        day = _columns(phone_day(int(phone.generate_state(1)[0])), int(minutes))
-        rows.append(day | {"ambient_c": _ambient(rng, step_s), "requests": _requests(rng, step_s, requests_per_s)})
-    arrays = (np.stack([row[name] for row in rows]) for name in COLUMNS)
-    return Episodes(step_s, f"{days} generated days, seed {seed}", True, *arrays)
+    columns = phone_days(devices, seed=seed, first=first).columns
+    seeds = [child.spawn(4) for child in device_seeds(devices, seed, first)]
+    weather, busyness, hourly, bursts = zip(*seeds, strict=True)
+
+    def means(column: NDArray[Any]) -> NDArray[np.float64]:
+        return column.reshape(devices, -1, int(minutes)).mean(2, dtype=np.float64)
+
+    brightness = columns["screen_brightness"]
+    return Episodes(
+        step_s,
+        f"days of generated devices {first} to {first + devices - 1}, seed {seed}",
+        True,
+        charging=means(columns["charging"]),
+        screen_on=means(brightness > 0),
+        screen_brightness=means(brightness),
+        memory_available=means(columns["memory_available"]),
+        ambient_c=_ambient(weather, step_s),
+        requests=_requests(busyness, hourly, bursts, step_s, requests_per_s),
+    )
 
 
-def _columns(day: Mapping[str, NDArray[Any]], minutes: int) -> dict[str, NDArray[np.float64]]:
-    """Means over steps of the columns of a day in minutes."""
-    brightness = np.asarray(day["screen_brightness"], np.float64)
-    columns = {
-        "charging": day["charging"],
-        "screen_on": brightness > 0,
-        "screen_brightness": brightness,
-        "memory_available": day["memory_available"],
-    }
-    return {name: np.asarray(c, np.float64).reshape(-1, minutes).mean(1) for name, c in columns.items()}
-
-
-def _hours(step_s: float) -> NDArray[np.float64]:
-    """Hour of day in the middle of each step."""
-    return (np.arange(int(DAY_S / step_s)) + 0.5) * step_s / 3600
-
-
-def _ambient(rng: np.random.Generator, step_s: float) -> NDArray[np.float64]:
+def _ambient(seeds: Seeds, step_s: float) -> NDArray[np.float64]:
     """Made up: a day's mean from 8 to 28 °C, 4 °C warmer at 15 h and colder at 3 h."""
-    return rng.uniform(8, 28) + 4 * np.sin(2 * np.pi * (_hours(step_s) - 9) / 24)
+    hour = np.arange(step_s / 2, DAY_S, step_s) / 3600
+    means_c = np.array([np.random.default_rng(seed).uniform(8, 28) for seed in seeds])
+    return means_c[:, None] + 4 * np.sin(2 * np.pi * (hour - 9) / 24)
 
 
-def _requests(rng: np.random.Generator, step_s: float, mean_per_s: float) -> NDArray[np.float64]:
-    """Counts of a Poisson process whose rate is the hour's, times the day's, times that of bursts.
+def _requests(busyness: Seeds, hourly: Seeds, bursts: Seeds, step_s: float, mean_per_s: float) -> NDArray[np.float64]:
+    """Counts of two processes together, assumed: people's hours, and bursts of 20 minutes every four hours.
 
-    Days differ by a log-normal factor (sigma 0.4); bursts of 20 minutes in the mean, 5 % of the time, quadruple the
-    rate: a two-state Markov-modulated Poisson process (Fischer and Meier-Hellstern, 1993). All of it assumed.
+    Bursts bring a fifth of all requests. How busy a device is by the hour is log-normal (sigma 0.4, mean 1): what a
+    policy does not know of a day that begins.
     """
-    hours = _hours(step_s)
-    rate = mean_per_s * DIURNAL[hours.astype(int)] / DIURNAL.mean() * rng.lognormal(-0.08, 0.4)
-    share, length_s, height = 0.05, 1200.0, 4.0
-    ends, begins = (1 - math.exp(-step_s / s) for s in (length_s, length_s * (1 - share) / share))
-    draws, burst = rng.random(len(hours)), False
-    for i, draw in enumerate(draws):
-        burst = draw >= ends if burst else draw < begins
-        rate[i] *= height if burst else 1.0
-    return rng.poisson(rate * step_s / (1 + share * (height - 1))).astype(np.float64)
+    edges_s = edges(DAY_S, step_s)
+    by_hour = 0.8 * mean_per_s * HOURLY / HOURLY.mean()
+    factors = np.exp([0.4 * np.random.default_rng(seed).standard_normal() - 0.08 for seed in busyness])
+    usual = [
+        Diurnal(tuple(factor * by_hour)).counts(seed, edges_s) for factor, seed in zip(factors, hourly, strict=True)
+    ]
+    spells = Bursts(0.0, 0.2 * mean_per_s * (BURST_S + CALM_S) / BURST_S, CALM_S, BURST_S)
+    return (np.stack(usual) + device_counts(spells, bursts, edges_s)).astype(np.float64)

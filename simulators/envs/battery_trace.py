@@ -64,8 +64,8 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     cut off is off until it is charged.
 
     ## Info
-    `caq/served`, `caq/late`, `caq/dropped` (requests), `caq/accuracy` (0..1), `caq/inference_j`, `caq/power_w`,
-    `caq/off`, `caq/over_memory` of the step; after `reset`, `caq/day`.
+    `caq/served`, `caq/late`, `caq/dropped` (requests), `caq/accuracy`, `caq/busy` (0..1), `caq/inference_j`,
+    `caq/power_w`, `caq/off`, `caq/over_memory` of the step; after `reset`, `caq/day`.
 
     ## Arguments
     Those of `simulators.envs.scenario.scenario` by name, or `scenario` itself; `render_mode`.
@@ -137,6 +137,7 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             "caq/accuracy": outcome.accuracy,
             "caq/inference_j": outcome.inference_j,
             "caq/power_w": outcome.power_w,
+            "caq/busy": outcome.busy,
             "caq/off": outcome.off,
             "caq/over_memory": outcome.over_memory,
         }
@@ -159,6 +160,11 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             self._point / self._last,
         )
         return np.array(row, np.float32)
+
+    @property
+    def state(self) -> State:
+        """The device, to look at: plain numbers."""
+        return self._state
 
     def render(self) -> NDArray[np.uint8] | None:
         """The day so far, (480, 720, 3) uint8 in the mode rgb_array; in the mode human it is shown in a window."""

@@ -99,6 +99,7 @@ class BatteryTraceVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
                 "caq/accuracy": outcome.accuracy,
                 "caq/inference_j": outcome.inference_j,
                 "caq/power_w": outcome.power_w,
+                "caq/busy": outcome.busy,
                 "caq/off": outcome.off,
                 "caq/over_memory": outcome.over_memory,
             }

@@ -91,18 +91,18 @@ def scenario(
     device: str | Path | Device = "camera",
     costs: str | Path | PointCosts = "camera",
     points: Sequence[str] | None = None,
-    days: Episodes | int = 64,
+    days: Episodes | int = 256,
     weights: RewardWeights | None = None,
 ) -> Scenario:
     """Reads what is given by name. Raises ConfigError that names file and field, AssignmentError on unknown points.
 
     device, costs: shipped ones by name, files, or objects. points: those to choose from, by default all of `costs`.
-    days: to draw episodes from, or how many are generated.
+    days: to draw episodes from, or the number of devices that a day is generated for.
     """
     device = device if isinstance(device, Device) else read_device(device)
     costs = costs if isinstance(costs, PointCosts) else read_points(costs)
     if not isinstance(days, Episodes):
-        days = episodes(days, 0, requests_per_s=device.requests_per_s)
+        days = episodes(days, requests_per_s=device.requests_per_s)
     battery = scaled(load_battery(device.battery), device.battery_capacity_ah, device.title)
     return Scenario(
         costs if points is None else costs.choose(points),
