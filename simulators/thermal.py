@@ -78,11 +78,11 @@ class Thermal:
         self._left, self._right = vectors / root[:, None], vectors.T * root
         self._decay: tuple[float, Array] = (0.0, np.eye(len(root), dtype=dtype))
 
-    def start(self, temperature_c: Array | float, ambient_c: Array | float, count: int) -> Array:
-        """(nodes, N): the sensors at these temperatures (N,), and the flow of heat steady at some power."""
-        share = self._rise / self._rise[0]
-        above = np.subtract(temperature_c, ambient_c, dtype=self.dtype)
-        return np.asarray(np.broadcast_to(ambient_c + share * above, (len(share), count)), self.dtype).copy()
+    def start(self, temperature_c: Array, power_w: Array | float) -> Array:
+        """(nodes, N): sensors at these temperatures (N,), C; the board cooler by what this power (N,), W, takes."""
+        sensor = np.asarray(temperature_c, self.dtype)
+        below = self._rise[0] - self._rise
+        return np.asarray(sensor - below * np.asarray(power_w, self.dtype))
 
     def step(
         self, temperature_c: Array, power_w: Array | float, ambient_c: Array | float, duration_s: float

@@ -37,11 +37,11 @@ def _battery(args: argparse.Namespace) -> dict[str, Any]:
     discharges, skipped = li_ion.read(args.data)
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
-    report = {}
+    report: dict[str, Any] = {}
     if args.check:
-        report = battery.report(discharges)
-        for left, cases in report.items():
-            _table(left, cases, ("voltage_rmse_mv", "time_to_cutoff_error_percent"))
+        report = battery.report(battery.check(discharges))
+        for left in ("cell", "condition"):
+            _table(left, report[left], ("voltage_rmse_mv", "time_to_cutoff_error_percent"))
     title = f"Li-ion 18650 cell, as discharged at {args.ambient} C"
     if args.ambient not in discharges.ambient_c:
         raise ConfigError(f"--ambient: no cell was at {args.ambient} C")

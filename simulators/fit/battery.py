@@ -48,6 +48,11 @@ class Prediction(NamedTuple):
     cutoff_held_s: Array  # the same with the temperature of the start
 
     @property
+    def cell(self) -> str:
+        """The name of the first discharge's cell."""
+        return self.discharges.names[self.discharges.cell[0]]
+
+    @property
     def cutoff_error(self) -> Array:
         """Predicted over measured, less 1."""
         return np.asarray(self.cutoff_s / self.discharges.cutoff_s - 1)
@@ -164,13 +169,21 @@ def summary(predictions: list[Prediction]) -> dict[str, Any]:
     }
 
 
-def report(discharges: Discharges) -> dict[str, Any]:
-    """Errors in all CASES with each cell left out, and with all cells at one ambient temperature left out."""
-    found: dict[str, Any] = {}
-    for left, groups in (("cell", discharges.cell), ("condition", discharges.ambient_c)):
-        folds = [predictions for _, predictions in leave_out(discharges, groups)]
-        found[left] = {case: summary([fold[case] for fold in folds]) for case in CASES}
-    return found
+def check(discharges: Discharges) -> dict[str, list[dict[str, Prediction]]]:
+    """Predictions with each cell left out, and with all cells at one ambient temperature left out."""
+    groups = {"cell": discharges.cell, "condition": discharges.ambient_c}
+    return {left: [found for _, found in leave_out(discharges, by)] for left, by in groups.items()}
+
+
+def report(checked: dict[str, list[dict[str, Prediction]]]) -> dict[str, Any]:
+    """Errors in all CASES by what was left out; with a cell left out also by cell."""
+    errors: dict[str, Any] = {
+        left: {case: summary([fold[case] for fold in folds]) for case in CASES} for left, folds in checked.items()
+    }
+    errors["by_cell"] = {
+        fold["population"].cell: {case: summary([fold[case]]) for case in CASES} for fold in checked["cell"]
+    }
+    return errors
 
 
 def _predicted(parameters: BatteryParameters, discharges: Discharges, own: Own) -> Prediction:
