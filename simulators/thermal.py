@@ -1,7 +1,7 @@
 """The temperature of a board under power, and throttling, for N devices at once.
 
-A ladder of one or two nodes (a Cauer network: chip, then board and heat sink), each with a heat capacity, each joined to
-the next by a resistance, the last to the air:
+A ladder of one or two nodes (a Cauer network: chip, then board and heat sink), each with a heat capacity, each joined
+to the next by a resistance, the last to the air:
 
     c[0] dT[0]/dt = power - (T[0] - T[1]) / r[0]
     c[1] dT[1]/dt = (T[0] - T[1]) / r[0] - (T[1] - ambient) / r[1]
@@ -78,15 +78,13 @@ class Thermal:
         self._left, self._right = vectors / root[:, None], vectors.T * root
         self._decay: tuple[float, Array] = (0.0, np.eye(len(root), dtype=dtype))
 
-    def start(self, temperature_c: Array | float, ambient_c: Array | float, count: int) -> Array:
-        """(nodes, N): the sensors at these temperatures (N,), and the flow of heat steady at some power."""
-        share = self._rise / self._rise[0]
-        above = np.subtract(temperature_c, ambient_c, dtype=self.dtype)
-        return np.asarray(np.broadcast_to(ambient_c + share * above, (len(share), count)), self.dtype).copy()
+    def start(self, temperature_c: Array, power_w: Array | float) -> Array:
+        """(nodes, N): sensors at these temperatures (N,), C; the board cooler by what this power (N,), W, takes."""
+        sensor = np.asarray(temperature_c, self.dtype)
+        below = self._rise[0] - self._rise
+        return np.asarray(sensor - below * np.asarray(power_w, self.dtype))
 
-    def step(
-        self, temperature_c: Array, power_w: Array | float, ambient_c: Array | float, duration_s: float
-    ) -> Array:
+    def step(self, temperature_c: Array, power_w: Array | float, ambient_c: Array | float, duration_s: float) -> Array:
         """Holds power and ambient, (N,) or one for all, for a duration > 0. Returns the temperatures (nodes, N)."""
         if duration_s != self._decay[0]:
             decay = (self._left * np.exp(self._rates * duration_s)) @ self._right

@@ -195,7 +195,7 @@ class World:
         off, count = np.zeros(len(days), bool), len(days)
         battery = self.battery.start(state_of_charge)
         on = battery.state_of_charge >= self.device.restart_above
-        self.state = State(battery, self.thermal.start(ambient, ambient, count), off, on, np.zeros(count, self.dtype))
+        self.state = State(battery, self.thermal.start(ambient, 0.0), off, on, np.zeros(count, self.dtype))
 
     def _surroundings(self) -> Surroundings:
         row = min(self.t, self.steps - 1)

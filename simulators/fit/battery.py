@@ -24,7 +24,7 @@ from simulators.battery import Battery, BatteryParameters
 from simulators.fit import circuit
 from simulators.fit.circuit import Own, fit_own
 from simulators.fit.li_ion import CUTOFF_V, LOAD_STEPS, Discharges
-from simulators.fit.npz import Array
+from simulators.recording import Array
 
 CASES = ("population", "first_discharge", "previous_discharge", "own_discharge")
 #: Discharges of each cell that the circuit is fitted on, from new to worn out.
@@ -46,6 +46,11 @@ class Prediction(NamedTuple):
     rmse_v: Array  # from the start of the load to the measured cut-off
     cutoff_s: Array  # predicted time to the cut-off
     cutoff_held_s: Array  # the same with the temperature of the start
+
+    @property
+    def cell(self) -> str:
+        """The name of the first discharge's cell."""
+        return self.discharges.names[self.discharges.cell[0]]
 
     @property
     def cutoff_error(self) -> Array:
@@ -101,7 +106,7 @@ def fit(discharges: Discharges) -> Population:
 
     def mean(chosen: Array) -> Ageing:
         slope, start = lines[chosen].mean(0)
-        return Ageing(*np.exp(start).tolist(), float(-np.expm1(slope[0])), float(np.expm1(slope[1])))
+        return Ageing(*np.exp(start), -np.expm1(slope[0]), np.expm1(slope[1]))
 
     ageing = {int(celsius): mean(ambient == celsius) for celsius in np.unique(ambient)}
     return Population(fitted.parameters, ageing, mean(np.full(len(cells), True)))
@@ -164,13 +169,21 @@ def summary(predictions: list[Prediction]) -> dict[str, Any]:
     }
 
 
-def report(discharges: Discharges) -> dict[str, Any]:
-    """Errors in all CASES with each cell left out, and with all cells at one ambient temperature left out."""
-    found: dict[str, Any] = {}
-    for left, groups in (("cell", discharges.cell), ("condition", discharges.ambient_c)):
-        folds = [predictions for _, predictions in leave_out(discharges, groups)]
-        found[left] = {case: summary([fold[case] for fold in folds]) for case in CASES}
-    return found
+def check(discharges: Discharges) -> dict[str, list[dict[str, Prediction]]]:
+    """Predictions with each cell left out, and with all cells at one ambient temperature left out."""
+    groups = {"cell": discharges.cell, "condition": discharges.ambient_c}
+    return {left: [found for _, found in leave_out(discharges, by)] for left, by in groups.items()}
+
+
+def report(checked: dict[str, list[dict[str, Prediction]]]) -> dict[str, Any]:
+    """Errors in all CASES by what was left out; with a cell left out also by cell."""
+    errors: dict[str, Any] = {
+        left: {case: summary([fold[case] for fold in folds]) for case in CASES} for left, folds in checked.items()
+    }
+    errors["by_cell"] = {
+        fold["population"].cell: {case: summary([fold[case]]) for case in CASES} for fold in checked["cell"]
+    }
+    return errors
 
 
 def _predicted(parameters: BatteryParameters, discharges: Discharges, own: Own) -> Prediction:

@@ -14,7 +14,7 @@ import numpy as np
 
 from simulators.battery import Battery, BatteryParameters
 from simulators.fit.li_ion import CUTOFF_V, LOAD_STEPS, TAIL_STEPS, Discharges
-from simulators.fit.npz import Array
+from simulators.recording import Array
 
 KNOTS = (0.0, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 #: The charge at which the resistances' factor over charge is 1.
@@ -25,8 +25,8 @@ REFERENCE_C = 25.0
 #: A volt of the recovery counts as this much under load.
 _REST_WEIGHT = 0.2
 #: V of misfit that count as much as: a second difference of 1 of the logarithm of r1 over charge; a factor e between a
-#: discharge's own capacity, and resistance, and their guess; a factor e between a rise of the open-circuit voltage, r0,
-#: r1 or tau1 and its first value. All small: they decide what the voltages leave open.
+#: discharge's own capacity, and resistance, and their guess; a factor e between a parameter and its first value (of the
+#: activation, 1000 K). All small: they decide what the voltages leave open.
 _SMOOTH_V = 0.01
 _GUESS_V = (0.002, 0.02)
 _PRIOR_V = 0.005
@@ -179,9 +179,8 @@ def _own_slopes(parameters: BatteryParameters, discharges: Discharges, own: Own,
 
 def _penalty(theta: Array) -> Array:
     n = len(KNOTS)
-    over_charge = np.insert(theta[n - 1 : 2 * n - 2], _UNIT, 0.0)
-    away = theta - _first()
-    return np.concatenate([_SMOOTH_V * np.diff(over_charge, 2), _PRIOR_V * away[: n - 1], _PRIOR_V * away[-4:-1]])
+    bends = np.diff(np.insert(theta[n - 1 : 2 * n - 2], _UNIT, 0.0), 2)
+    return np.concatenate([_SMOOTH_V * bends, _PRIOR_V * (theta - _first())])
 
 
 def _cost(theta: Array, discharges: Discharges, own: Own, prior: Own) -> float:

@@ -161,7 +161,7 @@ def test_the_scalar_board_is_the_board(nodes: tuple[tuple[float, ...], tuple[flo
     parameters = ThermalParameters("board", "made up", *nodes, 20.0, 1.0, 40.0, 0.5, 5.0)
     rng = np.random.default_rng(0)
     one, many = ScalarThermal(parameters, 60.0), Thermal(parameters)
-    a, b = one.start(20.0), many.start(20.0, 20.0, 1)
+    a, b = one.start(20.0), many.start(np.array([20.0]), 0.0)
     slow, before = False, np.array([False])
     for power in rng.uniform(0, 6, 300):
         a, b = one.step(a, float(power), 20.0, 60.0), many.step(b, np.array([power]), 20.0, 60.0)
