@@ -197,7 +197,7 @@ def test_misuse_is_told() -> None:
         BatteryTraceEnv(env.scenario, days=DAYS)
     with pytest.raises(ConfigError, match="num_envs"):
         BatteryTraceVectorEnv(0, env.scenario)
-    with pytest.raises(ConfigError, match=r"render_mode 'rgb'; did you mean 'rgb_array'"):
+    with pytest.raises(ConfigError, match="no render_mode 'rgb'; known: human, rgb_array"):
         BatteryTraceEnv(env.scenario, render_mode="rgb")
     with pytest.raises(AssignmentError, match="did you mean 'full'"):
         scenario(points=["ful"], days=DAYS)
