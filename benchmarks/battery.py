@@ -50,7 +50,7 @@ def errors() -> dict[str, Any]:
 
 def speed(seconds: float = 3.0) -> dict[str, Any]:
     """us of a step of DEVICES devices, discharging and charging."""
-    found: dict[str, Any] = {"devices": DEVICES, "numpy": np.__version__, "machine": platform.processor()}
+    found: dict[str, Any] = {"devices": DEVICES, "numpy": np.__version__, "machine": platform.machine()}
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):
         battery_ = Battery(load_battery("phone-4000mah"), dtype)
@@ -85,8 +85,8 @@ def plot(predictions: Sequence[Prediction], path: Path) -> None:
             ax.plot(minutes[shown, k], d.voltage_v[shown, k], color=f"C{color}", label=label)
             ax.plot(minutes[shown, k], found.voltage_v[shown, k], "--", color=f"C{color}")
         ax.axhline(li_ion.CUTOFF_V, color="gray", linewidth=0.6)
-        ax.set(title=f"{found.cell}, {d.load_a[0]:.0f} A at {d.ambient_c[0]} C", ylim=(2.3, 4.2))
-        ax.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 0.22))
+        ax.set(title=f"{found.cell}, {d.load_a[0]:.0f} A at {d.ambient_c[0]} C", ylim=(1.7, 4.2))
+        ax.legend(fontsize=8, loc="lower left")
     for ax in axes[:, 0]:
         ax.set_ylabel("V")
     for ax in axes[-1]:

@@ -6,8 +6,9 @@
     k = r1_over_charge(z) * exp(activation * (1/T - 1/T_ref))
 
 That is the first-order Thevenin model (Plett, "Battery Management Systems" vol. 1, 2015, ch. 2). The ohmic part depends
-on age alone; the polarization, of charge transfer and diffusion, also on charge and temperature (Arrhenius). Each equivalent full cycle, a discharge of one capacity, leaves
-`1 - capacity_fade_per_cycle` of the capacity and multiplies the resistances by `1 + resistance_growth_per_cycle`.
+on age alone; the polarization, of charge transfer and diffusion, also on charge and temperature (Arrhenius). An
+equivalent full cycle, a discharge of one capacity, leaves `1 - capacity_fade_per_cycle` of the capacity and multiplies
+the resistances (`age`) by `1 + resistance_growth_per_cycle`.
 
 A step is exact for the RC pair, implicit in its polarization, so that no duration makes it unstable; ocv and k are
 those of the charge at its start. Not modelled: self-discharge, hysteresis, loss in charging beyond the resistances, and
@@ -248,6 +249,8 @@ class Battery:
         return np.asarray(found)
 
     def _all_cells(self, voltage: Array) -> Array:
-        return voltage if self.parameters.cells_in_series == 1 else voltage * self.dtype.type(
-            self.parameters.cells_in_series
+        return (
+            voltage
+            if self.parameters.cells_in_series == 1
+            else voltage * self.dtype.type(self.parameters.cells_in_series)
         )

@@ -1,7 +1,7 @@
 """Parameters of batteries and of the flow of heat, as YAML files: the fields of the dataclasses by name, all of them.
 
-Unknown keys, duplicate keys, aliases, numbers that are not finite and values out of range are refused, with the file and
-the field. A field that has a default may be left out.
+Unknown keys, duplicate keys, aliases, numbers that are not finite and values out of range are refused, with the file
+and the field. A field that has a default may be left out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def load_thermal(name: str | Path) -> ThermalParameters:
 
 
 def write(parameters: BatteryParameters | ThermalParameters, path: Path, head: str) -> None:
-    """Writes a file that the loaders read back; `head` becomes its first line, as a comment. Numbers keep five digits."""
+    """Writes a file that the loaders read back; `head` becomes a comment. Numbers keep five digits."""
     fields = {name: _plain(value) for name, value in dataclasses.asdict(parameters).items()}
     text = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=116, allow_unicode=True)
     try:

@@ -1,7 +1,7 @@
 """The temperature of a board under power, and throttling, for N devices at once.
 
-A ladder of one or two nodes (a Cauer network: chip, then board and heat sink), each with a heat capacity, each joined to
-the next by a resistance, the last to the air:
+A ladder of one or two nodes (a Cauer network: chip, then board and heat sink), each with a heat capacity, each joined
+to the next by a resistance, the last to the air:
 
     c[0] dT[0]/dt = power - (T[0] - T[1]) / r[0]
     c[1] dT[1]/dt = (T[0] - T[1]) / r[0] - (T[1] - ambient) / r[1]
@@ -84,9 +84,7 @@ class Thermal:
         below = self._rise[0] - self._rise
         return np.asarray(sensor - below * np.asarray(power_w, self.dtype))
 
-    def step(
-        self, temperature_c: Array, power_w: Array | float, ambient_c: Array | float, duration_s: float
-    ) -> Array:
+    def step(self, temperature_c: Array, power_w: Array | float, ambient_c: Array | float, duration_s: float) -> Array:
         """Holds power and ambient, (N,) or one for all, for a duration > 0. Returns the temperatures (nodes, N)."""
         if duration_s != self._decay[0]:
             decay = (self._left * np.exp(self._rates * duration_s)) @ self._right

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from caq.errors import CaqError, ConfigError
-from simulators.fit import battery, li_ion, rooms, thermal
+from simulators.fit import battery, li_ion, runs, thermal
 from simulators.parameters import write
 
 
@@ -45,17 +45,21 @@ def _battery(args: argparse.Namespace) -> dict[str, Any]:
     title = f"Li-ion 18650 cell, as discharged at {args.ambient} C"
     if args.ambient not in discharges.ambient_c:
         raise ConfigError(f"--ambient: no cell was at {args.ambient} C")
-    write(battery.fit(discharges).parameters(args.ambient, title), args.out, "Written by `python -m simulators.fit battery`")
+    write(
+        battery.fit(discharges).parameters(args.ambient, title),
+        args.out,
+        "Written by `python -m simulators.fit battery`",
+    )
     return report
 
 
 def _thermal(args: argparse.Namespace) -> dict[str, Any]:
-    runs = rooms.read(args.data, args.board)
+    found, blank = runs.read(args.data, args.board), thermal.BLANKS[args.board]
     report = {}
     if args.check:
-        report = thermal.report(runs)
-        _table("run", report["run"], ("rmse_k", "worst_k"))
-    write(thermal.fit(runs, args.board), args.out, "Written by `python -m simulators.fit thermal`")
+        report = thermal.report(thermal.leave_out(found, blank))
+        _table("run", report, ("rmse_k", "worst_k"))
+    write(thermal.fit(found, blank), args.out, "Written by `python -m simulators.fit thermal`")
     return report
 
 
@@ -72,14 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     for name, run in (("battery", _battery), ("thermal", _thermal)):
         kind = kinds.add_parser(name)
         kind.set_defaults(run=run)
-        kind.add_argument("--data", type=Path, default=Path(folder) if folder else None, help="folder of the recordings")
+        kind.add_argument(
+            "--data", type=Path, default=Path(folder) if folder else None, help="folder of the recordings"
+        )
         kind.add_argument("--out", type=Path, required=True, help="the YAML file to write")
         kind.add_argument("--report", type=Path, help="a JSON file for the errors")
         kind.add_argument("--no-check", dest="check", action="store_false", help="no cross-validation")
         if name == "battery":
             kind.add_argument("--ambient", type=int, default=24, help="C; whose cells' capacity and ageing to write")
         else:
-            kind.add_argument("--board", choices=("pi", "atlas"), default="pi")
+            kind.add_argument("--board", choices=sorted(runs.BOARDS), default="pi")
     return parser
 
 

@@ -24,7 +24,7 @@ from simulators.battery import Battery, BatteryParameters
 from simulators.fit import circuit
 from simulators.fit.circuit import Own, fit_own
 from simulators.fit.li_ion import CUTOFF_V, LOAD_STEPS, Discharges
-from simulators.fit.npz import Array
+from simulators.recording import Array
 
 CASES = ("population", "first_discharge", "previous_discharge", "own_discharge")
 #: Discharges of each cell that the circuit is fitted on, from new to worn out.
@@ -106,7 +106,7 @@ def fit(discharges: Discharges) -> Population:
 
     def mean(chosen: Array) -> Ageing:
         slope, start = lines[chosen].mean(0)
-        return Ageing(*np.exp(start).tolist(), float(-np.expm1(slope[0])), float(np.expm1(slope[1])))
+        return Ageing(*np.exp(start), -np.expm1(slope[0]), np.expm1(slope[1]))
 
     ageing = {int(celsius): mean(ambient == celsius) for celsius in np.unique(ambient)}
     return Population(fitted.parameters, ageing, mean(np.full(len(cells), True)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from simulators.battery import Battery, BatteryParameters
 from simulators.fit.li_ion import CUTOFF_V, LOAD_STEPS, TAIL_STEPS, Discharges
-from simulators.fit.npz import Array
+from simulators.recording import Array
 
 KNOTS = (0.0, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 #: The charge at which the resistances' factor over charge is 1.
@@ -25,8 +25,8 @@ REFERENCE_C = 25.0
 #: A volt of the recovery counts as this much under load.
 _REST_WEIGHT = 0.2
 #: V of misfit that count as much as: a second difference of 1 of the logarithm of r1 over charge; a factor e between a
-#: discharge's own capacity, and resistance, and their guess; a factor e between a parameter and its first value (1000 K for
-#: the activation). All small: they decide what the voltages leave open.
+#: discharge's own capacity, and resistance, and their guess; a factor e between a parameter and its first value (of the
+#: activation, 1000 K). All small: they decide what the voltages leave open.
 _SMOOTH_V = 0.01
 _GUESS_V = (0.002, 0.02)
 _PRIOR_V = 0.005

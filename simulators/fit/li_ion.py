@@ -1,18 +1,19 @@
 """Discharges of Li-ion cells: li_ion_nasa/discharge.npz under the data folder.
 
-Source: B. Saha and K. Goebel, "Battery Data Set", NASA Prognostics Data Repository, NASA Ames, 2007: 18650 cells, charged
-at 1.5 A to 4.2 V, discharged at a constant current until they are worn out; three at 24 C and 2 A (B0005 to 7), three at
-43 C and 4 A (B0029 to 31), three at 4 C and 1 A (B0045 to 47).
+Source: B. Saha and K. Goebel, "Battery Data Set", NASA Prognostics Data Repository, NASA Ames, 2007: 18650 cells,
+charged at 1.5 A to 4.2 V and discharged at a constant current until they are worn out; three at 24 C and 2 A (B0005 to
+7), three at 43 C and 4 A (B0029 to 31), three at 4 C and 1 A (B0045 to 47).
 """
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from simulators.fit.npz import Array, Recording
+from simulators.recording import Array, Recording
 
 FILE = Path("li_ion_nasa") / "discharge.npz"
 #: V under load at which a discharge counts as over, the highest at which NASA stopped a cell; below it voltage falls by
@@ -30,6 +31,7 @@ class Discharges(NamedTuple):
     """C discharges, each on a grid of S steps of its own: LOAD_STEPS from the start of the load to the cut-off voltage,
     TAIL_STEPS to its end, REST_STEPS of REST_S together without load."""
 
+    names: tuple[str, ...]
     cell: Array  # (C,) int, index into names
     cycle: Array  # (C,) discharges that the cell had before
     ambient_c: Array  # (C,)
@@ -39,12 +41,11 @@ class Discharges(NamedTuple):
     current_a: Array  # (S, C) mean over the step, discharge > 0
     temperature_c: Array  # (S, C) mean of the step's ends
     voltage_v: Array  # (S, C) at the step's end; NaN in the rest where a record ends before it
-    names: tuple[str, ...]
 
     def select(self, chosen: Array) -> Discharges:
         """Some of the discharges, by a mask or indices."""
-        *arrays, names = self
-        return Discharges(*(array[..., chosen] for array in arrays), names)
+        names, *arrays = self
+        return Discharges(names, *(array[..., chosen] for array in arrays))
 
 
 def read(folder: Path) -> tuple[Discharges, list[str]]:
@@ -76,7 +77,7 @@ def read(folder: Path) -> tuple[Discharges, list[str]]:
     file.check("t_s", rising, t, "must increase within a discharge")
 
     kept, rows, skipped = [], [], []
-    for k, (a, b) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for k, (a, b) in enumerate(itertools.pairwise(offsets.tolist())):
         grid = _grid(t[a:b], mv[a:b] / 1000, -ma[a:b] / 1000, temp[a:b] / 100)
         if isinstance(grid, str):
             skipped.append(f"{names[cells[k]]} discharge {index[k]} (rows {a} to {b - 1}): {grid}")
@@ -87,7 +88,7 @@ def read(folder: Path) -> tuple[Discharges, list[str]]:
         file.fail("cycle_offsets", None, f"no discharge reaches {CUTOFF_V} V")
     load, cutoff, *steps = (np.array(values) for values in zip(*rows, strict=True))
     at = np.array(kept)
-    return Discharges(cells[at], index[at], ambient[at], load, cutoff, *(s.T.copy() for s in steps), names), skipped
+    return Discharges(names, cells[at], index[at], ambient[at], load, cutoff, *(s.T.copy() for s in steps)), skipped
 
 
 def _grid(t: Array, volt: Array, ampere: Array, celsius: Array) -> tuple[float | Array, ...] | str:
@@ -102,11 +103,13 @@ def _grid(t: Array, volt: Array, ampere: Array, celsius: Array) -> tuple[float |
         return f"stops above {CUTOFF_V} V, or starts below"
     i = low[0]
     cutoff = float(np.interp(-CUTOFF_V, [-volt[i - 1], -volt[i]], [t[i - 1], t[i]]))
-    edges = np.concatenate([
-        np.linspace(t[start], cutoff, LOAD_STEPS + 1),
-        np.linspace(cutoff, t[end], TAIL_STEPS + 1)[1:],
-        np.linspace(t[end], t[end] + REST_S, REST_STEPS + 1)[1:],
-    ])
+    edges = np.concatenate(
+        [
+            np.linspace(t[start], cutoff, LOAD_STEPS + 1),
+            np.linspace(cutoff, t[end], TAIL_STEPS + 1)[1:],
+            np.linspace(t[end], t[end] + REST_S, REST_STEPS + 1)[1:],
+        ]
+    )
     middle = (edges[1:] + edges[:-1]) / 2
     load = float(np.median(ampere[start : end + 1]))
     current = np.interp(middle, t, ampere)

@@ -8,13 +8,14 @@ temperature of the room was not recorded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from caq.errors import TraceError
-from simulators.fit.npz import Array, Recording
+from simulators.recording import Array, Recording
 
 FILE = Path("thermal_power_tiansuan") / "thermal_power.npz"
 BOARDS = {
@@ -27,25 +28,39 @@ STEP_S = 20.0
 _MISSING = -1.0
 
 
-class Run(NamedTuple):
-    """One recording on a grid of STEP_S; arrays (S,)."""
+class Runs(NamedTuple):
+    """R recordings of one board on one grid of steps of STEP_S; the shorter ones end in NaN temperatures."""
 
-    name: str
-    power_w: Array  # mean over the step, of the whole board
-    temperature_c: Array  # at the step's end; NaN where it was not read
-    start_c: float
+    names: tuple[str, ...]
+    power_w: Array  # (S, R) mean over the step, of the whole board
+    temperature_c: Array  # (S, R) at the step's end; NaN where it was not read
+    start_c: Array  # (R,)
+
+    def select(self, chosen: Sequence[int]) -> Runs:
+        """Some of the runs."""
+        at = list(chosen)
+        return Runs(tuple(self.names[i] for i in at), self.power_w[:, at], self.temperature_c[:, at], self.start_c[at])
 
 
-def read(folder: Path, board: str) -> list[Run]:
-    """The runs of one board. Raises TraceError that names file, array and row: see `simulators.fit.npz`; times that do
-    not increase, power outside 0..100 W, temperatures outside -40..150 C."""
+def read(folder: Path, board: str) -> Runs:
+    """The runs of one board.
+
+    Raises TraceError that names file, array and row: see `simulators.recording`; times that do not increase, power
+    outside 0..100 W, temperatures outside -40..150 C, less than ten steps.
+    """
     names = BOARDS[board]
     columns = [f"{name}_columns" for name in names] if board == "pi_infer" else []
     file = Recording(folder / FILE, (*names, *columns))
-    return [_infer(file, name) if columns else _ground(file, name) for name in names]
+    power, temperature, start = zip(
+        *(_infer(file, name) if columns else _ground(file, name) for name in names), strict=True
+    )
+    steps = max(map(len, power))
+    held = [np.pad(watts, (0, steps - len(watts)), mode="edge") for watts in power]
+    gone = [np.pad(celsius, (0, steps - len(celsius)), constant_values=np.nan) for celsius in temperature]
+    return Runs(names, np.stack(held, 1), np.stack(gone, 1), np.array(start))
 
 
-def _ground(file: Recording, name: str) -> Run:
+def _ground(file: Recording, name: str) -> tuple[Array, Array, float]:
     table = file.series(name, 2)
     if table.shape[1] != 3:
         file.fail(name, None, f"must have the columns time, power and temperature, not {table.shape[1]} columns")
@@ -53,7 +68,7 @@ def _ground(file: Recording, name: str) -> Run:
     return _run(file, name, minutes * 60, watts, celsius)
 
 
-def _infer(file: Recording, name: str) -> Run:
+def _infer(file: Recording, name: str) -> tuple[Array, Array, float]:
     table, columns = file.series(name, 2), [str(column) for column in file[f"{name}_columns"]]
     needed = ("TIME", "Main(mA)", "Main Voltage(V)", "TEMP")
     if len(columns) != table.shape[1] or any(column not in columns for column in needed):
@@ -63,7 +78,8 @@ def _infer(file: Recording, name: str) -> Run:
     return _run(file, name, seconds, watts, np.where(celsius == _MISSING, np.nan, celsius))
 
 
-def _run(file: Recording, name: str, seconds: Array, watts: Array, celsius: Array) -> Run:
+def _run(file: Recording, name: str, seconds: Array, watts: Array, celsius: Array) -> tuple[Array, Array, float]:
+    """Power (S,), temperature (S,) and first temperature of a recording."""
     file.check(name, np.diff(seconds, prepend=seconds[0] - 1) > 0, seconds, "times must increase")
     file.check(name, np.isnan(watts) | ((watts >= 0) & (watts <= 100)), watts, "power must be from 0 to 100 W")
     file.check(name, np.isnan(celsius) | ((celsius >= -40) & (celsius <= 150)), celsius, "must be from -40 to 150 C")
@@ -74,7 +90,7 @@ def _run(file: Recording, name: str, seconds: Array, watts: Array, celsius: Arra
     seconds, watts, celsius = seconds[known] - seconds[both[0]], watts[known], celsius[known]
     step = (seconds / STEP_S).astype(int)
     steps = step[-1]  # the last one may be incomplete
-    return Run(name, _means(step, watts, steps), _at_ends(seconds, celsius, steps), float(celsius[0]))
+    return _means(step, watts, steps), _at_ends(seconds, celsius, steps), float(celsius[0])
 
 
 def _means(step: Array, watts: Array, steps: int) -> Array:

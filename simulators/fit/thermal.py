@@ -19,74 +19,112 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
-from simulators.fit.npz import Array
-from simulators.fit.runs import STEP_S, Run
+from caq.progress import progress
+from simulators.fit.runs import STEP_S, Runs
+from simulators.recording import Array
 from simulators.thermal import Thermal, ThermalParameters
 
 CASES = ("mean_room", "first_half_hour", "own_room")
 _KNOWN_STEPS = round(1800 / STEP_S)
+_RUNS = (
+    "fitted by `python -m simulators.fit thermal` on ground runs of R. Xing et al., MobiCom 2024, arXiv 2401.03435 "
+    "(a load for hours, then idle). The room was not recorded: ambient is a fit too. The chip settles within a step of "
+    "20 s, so its heat capacity is a lower bound. "
+)
+_PI_LIMIT = (
+    "Throttling begins at 80 C (Raspberry Pi documentation, frequency management); its factor and hysteresis are "
+    "assumed, for no run became hot enough"
+)
+
+
+def _blank(title: str, source: str, above_c: float, factor: float, hysteresis_k: float) -> ThermalParameters:
+    return ThermalParameters(title, source, (1.0, 1.0), (1.0, 1.0), 23.0, 0.0, above_c, factor, hysteresis_k)
+
+
+#: By board: what is not fitted.
+BLANKS = {
+    "pi": _blank("Raspberry Pi 4B, open, without a fan", _RUNS + _PI_LIMIT, 80.0, 0.67, 2.0),
+    "pi_infer": _blank("Raspberry Pi 4B, in another mounting", _RUNS + _PI_LIMIT, 80.0, 0.67, 2.0),
+    "atlas": _blank(
+        "Atlas 200 DK", _RUNS + "Throttling is assumed throughout: no run became hot enough", 85.0, 0.5, 5.0
+    ),
+}
 #: First values: K/W from chip to board and from board to air; J/K of chip and board.
 _FIRST = (2.0, 4.0, 20.0, 150.0)
+#: J/K at least: a chip settles faster than a step, so the recordings do not bound its heat capacity from below.
+_LEAST = (1.0, 10.0)
 
 
 class Prediction(NamedTuple):
-    run: Run
+    """Of one run."""
+
+    run: Runs
     temperature_c: Array  # (S,)
     scored: slice  # the steps that count
 
     @property
     def error(self) -> Array:
         """K, modelled less measured, where it was measured."""
-        error = (self.temperature_c - self.run.temperature_c)[self.scored]
+        error = (self.temperature_c - self.run.temperature_c[:, 0])[self.scored]
         return np.asarray(error[np.isfinite(error)])
 
 
-def modelled(parameters: ThermalParameters, run: Run, ambient_c: float) -> Array:
-    """(S,) C of the sensor at the steps' ends."""
+def modelled(parameters: ThermalParameters, runs: Runs, ambient_c: Array | float) -> Array:
+    """(S, R) C of the sensors at the steps' ends, in rooms of these temperatures (R,)."""
     thermal = Thermal(parameters)
-    state = thermal.start(np.array([run.start_c]), run.power_w[0])
-    found = np.empty(len(run.power_w))
-    for k, power in enumerate(run.power_w):
+    state = thermal.start(runs.start_c, runs.power_w[0])
+    found = np.empty_like(runs.power_w)
+    for k, power in enumerate(runs.power_w):
         state = thermal.step(state, power, ambient_c, STEP_S)
-        found[k] = state[0, 0]
+        found[k] = state[0]
     return found
 
 
-def fit(runs: Sequence[Run], blank: ThermalParameters) -> ThermalParameters:
+def fit(runs: Runs, blank: ThermalParameters) -> ThermalParameters:
     """`blank` with resistances, heat capacities, the mean room and the idle power of these runs."""
+    weight = 1 / np.sqrt(np.isfinite(runs.temperature_c).sum(0))
 
     def residuals(theta: Array) -> Array:
-        parameters = _with(blank, theta)
-        errors = [_error(parameters, run, room) for run, room in zip(runs, theta[4:], strict=True)]
-        return np.concatenate([error / np.sqrt(len(error)) for error in errors])
+        error = modelled(_with(blank, theta), runs, theta[4:]) - runs.temperature_c
+        return np.nan_to_num(error * weight).ravel()
 
-    first = np.concatenate([np.log(_FIRST), np.full(len(runs), 23.0)])
-    theta = least_squares(residuals, first, x_scale="jac").x
-    idle = np.mean([np.percentile(run.power_w, 10) for run in runs])
+    count = len(runs.names)
+    first = np.concatenate([np.log(_FIRST), np.full(count, 23.0)])
+    lowest = np.concatenate([np.full(2, -np.inf), np.log(_LEAST), np.full(count, -np.inf)])
+    theta = least_squares(residuals, first, bounds=(lowest, np.inf), x_scale="jac").x
+    idle = np.percentile(runs.power_w, 10, axis=0).mean()
     return replace(_with(blank, theta), ambient_c=float(theta[4:].mean()), idle_power_w=float(idle))
 
 
-def leave_out(runs: Sequence[Run], blank: ThermalParameters) -> list[dict[str, Prediction]]:
+def leave_out(runs: Runs, blank: ThermalParameters) -> list[dict[str, Prediction]]:
     """For each run: fits on the others, predicts this one in all CASES."""
-    return [predict(fit([run for run in runs if run is not left], blank), left) for left in runs]
+    every, folds = range(len(runs.names)), []
+    with progress("fits with a run left out", len(every)) as advance:
+        for left in every:
+            fitted = fit(runs.select([i for i in every if i != left]), blank)
+            folds.append(predict(fitted, runs.select([left])))
+            advance(runs.names[left])
+    return folds
 
 
-def predict(parameters: ThermalParameters, run: Run) -> dict[str, Prediction]:
-    """All CASES, for a run that the parameters do not know."""
+def predict(parameters: ThermalParameters, run: Runs) -> dict[str, Prediction]:
+    """All CASES, for a run (Runs of one) that the parameters do not know."""
     whole, start, rest = slice(0, None), slice(0, _KNOWN_STEPS), slice(_KNOWN_STEPS, None)
     rooms = {
         "mean_room": (parameters.ambient_c, whole),
         "first_half_hour": (_room(parameters, run, start), rest),
         "own_room": (_room(parameters, run, whole), whole),
     }
-    return {case: Prediction(run, modelled(parameters, run, room), scored) for case, (room, scored) in rooms.items()}
+    return {
+        case: Prediction(run, modelled(parameters, run, room)[:, 0], scored) for case, (room, scored) in rooms.items()
+    }
 
 
 def report(folds: Sequence[dict[str, Prediction]]) -> dict[str, Any]:
     """Errors in all CASES, of all runs together and of each."""
     found: dict[str, Any] = {}
     for case in CASES:
-        errors = {fold[case].run.name: fold[case].error for fold in folds}
+        errors = {fold[case].run.names[0]: fold[case].error for fold in folds}
         rmse = {name: _short(np.sqrt(np.mean(error**2))) for name, error in errors.items()}
         every = np.concatenate(list(errors.values()))
         found[case] = {
@@ -102,15 +140,10 @@ def _with(blank: ThermalParameters, theta: Array) -> ThermalParameters:
     return replace(blank, resistance_k_per_w=tuple(values[:2]), heat_capacity_j_per_k=tuple(values[2:]))
 
 
-def _error(parameters: ThermalParameters, run: Run, ambient_c: float) -> Array:
-    error = modelled(parameters, run, ambient_c) - run.temperature_c
-    return np.asarray(error[np.isfinite(error)])
-
-
-def _room(parameters: ThermalParameters, run: Run, known: slice) -> float:
+def _room(parameters: ThermalParameters, run: Runs, known: slice) -> float:
     """The ambient temperature that fits some steps best; the model is linear in it."""
-    at_zero, at_one = (modelled(parameters, run, ambient) for ambient in (0.0, 1.0))
-    slope, gap = (at_one - at_zero)[known], (run.temperature_c - at_zero)[known]
+    at_zero, at_one = (modelled(parameters, run, ambient)[known, 0] for ambient in (0.0, 1.0))
+    slope, gap = at_one - at_zero, run.temperature_c[known, 0] - at_zero
     good = np.isfinite(gap)
     return float(slope[good] @ gap[good] / (slope[good] @ slope[good]))
 
