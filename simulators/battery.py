@@ -134,6 +134,9 @@ class Battery:
         self._ocv = self._table(np.interp(grid, parameters.state_of_charge, parameters.ocv_v))
         over_charge = np.interp(grid, parameters.state_of_charge, parameters.r1_over_charge)
         self._r1 = self._table(over_charge * parameters.r1_ohm)
+        # So that many small parts of a cycle multiply to the stated rates.
+        self._fade = -float(np.log1p(-parameters.capacity_fade_per_cycle))
+        self._growth = float(np.log1p(parameters.resistance_growth_per_cycle))
 
     def start(
         self, state_of_charge: Array, capacity_ah: Array | float | None = None, resistance_factor: Array | float = 1.0
@@ -232,9 +235,8 @@ class Battery:
         used /= state.capacity_ah
         charge = np.clip(state.state_of_charge - used, 0.0, 1.0)
         cycles = np.maximum(used, 0.0, out=used)
-        p = self.parameters
-        capacity = state.capacity_ah * (1 - p.capacity_fade_per_cycle * cycles)
-        factor = state.resistance_factor * (1 + p.resistance_growth_per_cycle * cycles)
+        capacity = state.capacity_ah * (1 - self._fade * cycles)
+        factor = state.resistance_factor * (1 + self._growth * cycles)
         return BatteryState(charge, r1, capacity, factor)
 
     def _table(self, values: Array) -> tuple[Array, Array]:

@@ -2,17 +2,16 @@
 
     days = episodes(256, seed=0)               # generated: a day each of 256 devices
     unseen = episodes(64, seed=0, first=256)   # of other devices
-    days = days.select(rows)
+    days = of_traces([read("monday.csv"), read("tuesday.csv")], requests, fill={"memory_available": 1.0})
 
-One day is a row, one step a column. Whoever has recordings makes `Episodes` of them; gaps must be filled before, since
-a world needs a value in every step.
+One day is a row, one step a column.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq.errors import ConfigError, TraceError
+from simulators.traces import Trace, resample
 from simulators.traces.days import phone_days
 from simulators.workload import Bursts, Diurnal, device_counts, device_seeds, edges
 
@@ -38,7 +38,8 @@ class Episodes:
 
     step_s: seconds of a step, > 0. charging, screen_on: share of the step, 0..1. screen_brightness: mean over the step,
     0..1. memory_available: share of the device's memory that other programs leave, 0..1. ambient_c: -40..80. requests:
-    inferences asked for in the step, >= 0. generated: whether a program made them up. Steps begin at midnight.
+    inferences asked for in the step, >= 0. generated: whether a program made them up. start_s: when days begin, seconds
+    after midnight.
     """
 
     step_s: float
@@ -50,10 +51,13 @@ class Episodes:
     memory_available: NDArray[np.float64]
     ambient_c: NDArray[np.float64]
     requests: NDArray[np.float64]
+    start_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.step_s) and self.step_s > 0):
             raise ConfigError(f"step_s must be above 0, not {self.step_s}")
+        if not 0 <= self.start_s < DAY_S:
+            raise ConfigError(f"start_s must be 0 to {DAY_S:g} s after midnight, not {self.start_s}")
         for name in COLUMNS:
             column = np.array(getattr(self, name), dtype=np.float64)
             if column.ndim != 2 or not column.size or column.shape != np.shape(self.charging):
@@ -80,11 +84,12 @@ class Episodes:
 
     def select(self, days: NDArray[np.integer[Any]]) -> Episodes:
         """Only these days; indices or a mask."""
-        return Episodes(self.step_s, self.source, self.generated, *(getattr(self, name)[days] for name in COLUMNS))
+        columns: dict[str, Any] = {name: getattr(self, name)[days] for name in COLUMNS}
+        return replace(self, **columns)
 
 
 #: The columns of `Episodes`, in their order.
-COLUMNS = tuple(f.name for f in fields(Episodes) if f.name not in ("step_s", "source", "generated"))
+COLUMNS = tuple(f.name for f in fields(Episodes) if f.name not in ("step_s", "source", "generated", "start_s"))
 
 
 @lru_cache(maxsize=4)
@@ -121,6 +126,53 @@ def episodes(
         memory_available=means(columns["memory_available"]),
         ambient_c=_ambient(weather, step_s),
         requests=_requests(busyness, hourly, bursts, step_s, requests_per_s),
+    )
+
+
+def of_traces(
+    traces: Sequence[Trace],
+    requests: NDArray[np.floating[Any]] | NDArray[np.integer[Any]],
+    step_s: float = 300.0,
+    *,
+    fill: Mapping[str, float] | None = None,
+    ambient_c: float = 20.0,
+    start_s: float = 0.0,
+) -> Episodes:
+    """Recorded days, one of each trace: what it says of charging, screen_brightness and memory_available at each step.
+
+    requests: (D, T), for the D traces and the T steps of the shortest one. fill: by column, the value to take in gaps,
+    and where a trace has no such column. Raises TraceError that names trace, column and time of a gap that is not
+    filled, and ConfigError on no traces.
+    """
+    if not traces:
+        raise ConfigError("traces: at least one is needed")
+    even = [resample(trace, step_s) for trace in traces]
+    steps = min(len(trace.times_s) for trace in even)
+
+    def column(name: str) -> NDArray[np.float64]:
+        rows = []
+        for trace in even:
+            row = trace.columns.get(name, np.full(steps, np.nan))[:steps]
+            if name in (fill or {}):
+                row = np.where(np.isnan(row), (fill or {})[name], row)
+            if np.isnan(row).any():
+                at = trace.times_s[int(np.isnan(row).argmax())]
+                raise TraceError(f"{trace.source}: no {name} at {at:g} s; fill={{{name!r}: value}} says what to take")
+            rows.append(row)
+        return np.stack(rows)
+
+    brightness = column("screen_brightness")
+    return Episodes(
+        step_s,
+        ", ".join(trace.source for trace in traces),
+        any(trace.generated for trace in traces),
+        charging=column("charging"),
+        screen_on=(brightness > 0).astype(np.float64),
+        screen_brightness=brightness,
+        memory_available=column("memory_available"),
+        ambient_c=np.full(brightness.shape, ambient_c),
+        requests=np.asarray(requests, np.float64),
+        start_s=start_s,
     )
 
 

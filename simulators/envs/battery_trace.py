@@ -56,7 +56,7 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     time. The weights are `RewardWeights`.
 
     ## Start
-    Midnight of a day drawn from `scenario.days`; state of charge even in 0.5..1, or both by
+    The beginning, by default midnight, of a day drawn from `scenario.days`; state of charge even in 0.5..1, or both by
     `reset(options={"day": row, "state_of_charge": x})`; as warm as the air, nothing waits, at the first point.
 
     ## End

@@ -56,13 +56,14 @@ class Canvas:
         """Charge, operating point and requests of the steps so far."""
         self.figure.clear()
         top, middle, bottom = self.figure.subplots(3, 1, sharex=True, height_ratios=(2, 1.4, 1.4))
-        hours = np.arange(len(steps)) * scenario.days.step_s / 3600
+        days = scenario.days
+        hours = (days.start_s + np.arange(len(steps)) * days.step_s) / 3600
         charge, charger, point, _, accuracy, served, late, dropped, *_ = np.array(steps, np.float64).reshape(-1, 13).T
         asked = np.maximum(served + dropped, 1)
         top.fill_between(hours, 0, 100, charger > 0, step="post", color="#f2c14e", alpha=0.35, lw=0, label="charger")
         top.plot(hours, 100 * charge, color="#1b6ca8", label="charge")
-        day_h = scenario.days.steps * scenario.days.step_s / 3600
-        top.set(ylabel="charge, %", ylim=(0, 102), title=scenario.device.title, xlim=(0, day_h))
+        first_h, last_h = days.start_s / 3600, (days.start_s + days.steps * days.step_s) / 3600
+        top.set(ylabel="charge, %", ylim=(0, 102), title=scenario.device.title, xlim=(first_h, last_h))
         top.title.set_fontsize(9)
         top.legend(loc="lower left", fontsize=8)
         middle.step(hours, point, where="post", color="#444444")

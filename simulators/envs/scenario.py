@@ -73,9 +73,10 @@ class Scenario:
 
     def clock(self) -> Clock:
         """What steps show: arrays (D, T), of the hour (T,)."""
-        angle = 2 * np.pi * np.arange(self.days.steps) * self.days.step_s / DAY_S
-        charging = (self.days.charging >= 0.5).astype(np.float64)
-        return Clock(charging, self.days.memory_available, self.days.screen_brightness, np.sin(angle), np.cos(angle))
+        days = self.days
+        angle = 2 * np.pi * (days.start_s + np.arange(days.steps) * days.step_s) / DAY_S
+        charging = (days.charging >= 0.5).astype(np.float64)
+        return Clock(charging, days.memory_available, days.screen_brightness, np.sin(angle), np.cos(angle))
 
     def reward(self, outcome: Outcome, switched: Any) -> Any:
         """Of a step, for numbers or (N,) arrays; see BatteryTraceEnv."""

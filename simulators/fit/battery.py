@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from caq.errors import TraceError
 from caq.progress import progress
 from simulators.battery import Battery, BatteryParameters
 from simulators.fit import circuit
@@ -96,8 +97,11 @@ class Population(NamedTuple):
 
 
 def fit(discharges: Discharges) -> Population:
-    """The circuit that all cells share, and their ageing."""
+    """The circuit that all cells share, and their ageing. Raises TraceError if a cell has a single discharge."""
     cells = [np.flatnonzero(discharges.cell == cell) for cell in np.unique(discharges.cell)]
+    for at in cells:
+        if len(at) < 2:
+            raise TraceError(f"cell {discharges.names[discharges.cell[at[0]]]}: ageing needs two discharges, not one")
     fitted = circuit.fit(discharges.select(np.concatenate([_spread(at) for at in cells])))
     own = fit_own(fitted.parameters, discharges)
     # Logarithms over discharges are lines: (cells, slope and start, capacity and resistance).
@@ -105,8 +109,13 @@ def fit(discharges: Discharges) -> Population:
     ambient = np.array([discharges.ambient_c[at[0]] for at in cells])
 
     def mean(chosen: Array) -> Ageing:
+<<<<<<< HEAD
         slope, start = lines[chosen].mean(0)
         return Ageing(*np.exp(start), -np.expm1(slope[0]), np.expm1(slope[1]))
+=======
+        (fade, growth), (capacity, factor) = lines[chosen].mean(0).tolist()
+        return Ageing(float(np.exp(capacity)), float(np.exp(factor)), float(-np.expm1(fade)), float(np.expm1(growth)))
+>>>>>>> phys
 
     ageing = {int(celsius): mean(ambient == celsius) for celsius in np.unique(ambient)}
     return Population(fitted.parameters, ageing, mean(np.full(len(cells), True)))
@@ -115,9 +124,11 @@ def fit(discharges: Discharges) -> Population:
 def leave_out(discharges: Discharges, groups: Array) -> Iterator[tuple[Population, dict[str, Prediction]]]:
     """For each value of `groups` (C,): fits on the others, predicts the discharges of this one in all CASES.
 
-    A cell's first discharge is not predicted in the second and third case.
+    A cell's first discharge is not predicted in the second and third case. Raises TraceError for a single group.
     """
     values = np.unique(groups)
+    if len(values) < 2:
+        raise TraceError("nothing is left to fit: all discharges are of one cell, or at one temperature")
     with progress("fits with something left out", len(values)) as advance:
         for value in values:
             population = fit(discharges.select(groups != value))

@@ -38,7 +38,7 @@ class Discharges(NamedTuple):
     load_a: Array  # (C,) median current
     cutoff_s: Array  # (C,) from the start of the load to CUTOFF_V
     duration_s: Array  # (S, C) of each step
-    current_a: Array  # (S, C) mean over the step, discharge > 0
+    current_a: Array  # (S, C) in the middle of the step, discharge > 0
     temperature_c: Array  # (S, C) mean of the step's ends
     voltage_v: Array  # (S, C) at the step's end; NaN in the rest where a record ends before it
 

@@ -19,6 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
+<<<<<<< HEAD
+=======
+from caq.errors import TraceError
+>>>>>>> phys
 from caq.progress import progress
 from simulators.fit.runs import STEP_S, Runs
 from simulators.recording import Array
@@ -97,7 +101,13 @@ def fit(runs: Runs, blank: ThermalParameters) -> ThermalParameters:
 
 
 def leave_out(runs: Runs, blank: ThermalParameters) -> list[dict[str, Prediction]]:
+<<<<<<< HEAD
     """For each run: fits on the others, predicts this one in all CASES."""
+=======
+    """For each run: fits on the others, predicts this one in all CASES. Raises TraceError for a single run."""
+    if len(runs.names) < 2:
+        raise TraceError(f"nothing is left to fit: there is one run, {runs.names[0]}")
+>>>>>>> phys
     every, folds = range(len(runs.names)), []
     with progress("fits with a run left out", len(every)) as advance:
         for left in every:

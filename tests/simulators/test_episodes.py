@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from caq.errors import ConfigError, TraceError
-from simulators.episodes import COLUMNS, HOURLY, episodes
+from simulators.envs import BatteryTraceEnv
+from simulators.episodes import COLUMNS, HOURLY, episodes, of_traces
+from simulators.traces import Trace
 from tests.simulators import worlds
 
 
@@ -63,3 +65,44 @@ def test_impossible_days_are_not_generated(arguments: dict[str, float]) -> None:
         episodes(1, **arguments)
     with pytest.raises(ConfigError):
         episodes(0)
+
+
+def recorded(rows: int = 31, **columns: object) -> Trace:
+    """Half an hour by the minute: on a charger from the tenth minute on."""
+    given = {
+        "charging": np.arange(rows) >= 10,
+        "screen_brightness": np.linspace(0, 0.3, rows),
+        "memory_available": np.full(rows, 0.5),
+    }
+    arrays = {name: np.asarray(c, float) for name, c in (given | columns).items() if c is not None}
+    return Trace(60.0 * np.arange(rows), arrays, "half.csv")
+
+
+def test_recorded_days_are_taken_as_they_are() -> None:
+    requests = np.arange(12.0).reshape(2, 6)
+    days = of_traces([recorded(31), recorded(26)], requests, start_s=6 * 3600.0, ambient_c=5.0)
+    assert (len(days), days.steps, days.generated) == (2, 6, False)
+    np.testing.assert_array_equal(days.charging[0], [0, 0, 1, 1, 1, 1])
+    np.testing.assert_allclose(days.screen_brightness[0], np.arange(6) * 0.05)
+    np.testing.assert_array_equal(days.screen_on[0], [0, 1, 1, 1, 1, 1])
+    np.testing.assert_array_equal(days.requests, requests)
+    row, _ = BatteryTraceEnv(worlds.scenario(days)).reset(seed=0)
+    np.testing.assert_allclose(row[7:9], [1, 0], atol=1e-6)  # six in the morning
+    assert row[2] == pytest.approx(25 / 80)
+
+
+def test_gaps_are_filled_only_as_one_says() -> None:
+    memory = np.full(31, 0.5)
+    memory[12:20] = np.nan
+    holed, requests = recorded(memory_available=memory), np.zeros((1, 7))
+    with pytest.raises(TraceError, match=r"half.csv: no memory_available at 900 s; fill=.'memory_available': value"):
+        of_traces([holed], requests)
+    days = of_traces([holed], requests, fill={"memory_available": 0.9})
+    np.testing.assert_array_equal(days.memory_available[0], [0.5, 0.5, 0.5, 0.9, 0.5, 0.5, 0.5])
+    with pytest.raises(TraceError, match="no screen_brightness at 0 s"):
+        of_traces([recorded(screen_brightness=None)], requests)
+    assert of_traces([recorded(screen_brightness=None)], requests, fill={"screen_brightness": 0.0}).screen_on.max() == 0
+    with pytest.raises(TraceError, match=r"requests must have shape"):
+        of_traces([recorded()], np.zeros((1, 3)))
+    with pytest.raises(ConfigError, match="at least one"):
+        of_traces([], requests)
