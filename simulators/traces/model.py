@@ -26,7 +26,7 @@ PHONE = Path(__file__).with_name("phone.yaml")
 class Hazard:
     """The chance of a change per minute: per_min, times one factor each by class, times the device's own.
 
-    The device's factor is lognormal with mean 1 and `device_sigma` the deviation of its logarithm.
+    In the first class of time since the last change, where plugs wobble, the level has no say. The device's factor is lognormal with mean 1 and `device_sigma` the deviation of its logarithm.
     """
 
     per_min: float
