@@ -153,7 +153,7 @@ def _battery(
     charge, drain = model.charge, model.drain
     hazards = _Hazards(model.plug, model.unplug, scores[:2])
     gain = (charge.per_hour / 60 * np.exp(charge.device_sigma * scores[2])).astype(np.float32)
-    taper = np.array(charge.level, np.float32)
+    taper, saving = np.array(charge.level, np.float32), np.array(drain.level, np.float32)
     loss = drain.per_hour / 60 * np.exp(drain.device_sigma * scores[3] - drain.noise_sigma**2 / 2)
     loss = loss.astype(np.float32)
     keep = np.float32(np.exp(-1 / drain.noise_min))
@@ -168,7 +168,7 @@ def _battery(
         levels[step], chargings[step] = level, charging
         session = np.where(changed, np.exp(np.float32(charge.session_sigma) * normals[1]), session)
         noise = keep * noise + fresh * normals[0]
-        lost = loss * np.exp(noise) * np.where(on, np.float32(drain.screen), np.float32(1))
+        lost = loss * np.exp(noise) * saving[classes] * np.where(on, np.float32(drain.screen), np.float32(1))
         level = np.clip(level + np.where(charging, gain * session * taper[classes], -lost), 0, 1)
     return levels, chargings
 

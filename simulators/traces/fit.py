@@ -206,21 +206,28 @@ def charge(found: Steps) -> Charge:
     typical = base * np.exp(np.log(own).mean() + mean) / 100
     # A percent is lost to rounding at both ends.
     variance = np.average((ratio - mean) ** 2 - 1 / 6 / expected[long] ** 2, weights=weight)
-    return Charge(typical, tuple(taper), float(np.log(own).std(ddof=1)), float(np.sqrt(max(variance, 0))))
+    fastest = float(taper.max())
+    return Charge(
+        typical * fastest, tuple(taper / fastest), float(np.log(own).std(ddof=1)), float(np.sqrt(max(variance, 0)))
+    )
 
 
 def drain(found: Steps) -> Drain:
     rows = (found.on == 0) & ~found.changed
     percent, hours, screen = -found.gained[rows] * 100, found.minutes[rows] / 60, found.screen[rows]
     device = np.unique(found.device[rows], return_inverse=True)[1]
-    _, (by_screen,), *_ = scaled(percent, hours, [(screen, 3)], device, PRIOR_EVENTS)
+    level = level_class(found.level[rows])
+    _, (by_screen, by_level), *_ = scaled(percent, hours, [(screen, 3), (level, LEVELS)], device, PRIOR_EVENTS)
     more = by_screen[1] / by_screen[0]
+    by_level /= np.average(by_level[level], weights=hours)
     usual = hours[screen == 1].sum() / hours[screen != 2].sum()
     on = np.choose(screen, [0.0, 1.0, usual])
     mean = np.bincount(device, percent) / np.bincount(device, hours) / 100
     off = mean / (1 + (more - 1) * np.bincount(device, on * hours) / np.bincount(device, hours))
     sigma, minutes = noise(found, rows, device, mean)
-    return Drain(float(np.exp(np.log(off).mean())), float(more), float(np.log(off).std(ddof=1)), sigma, minutes)
+    return Drain(
+        float(np.exp(np.log(off).mean())), float(more), tuple(by_level), float(np.log(off).std(ddof=1)), sigma, minutes
+    )
 
 
 def noise(found: Steps, rows: NDArray[np.bool_], device: Ints, mean_per_hour: Floats) -> tuple[float, float]:
