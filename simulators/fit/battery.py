@@ -109,13 +109,8 @@ def fit(discharges: Discharges) -> Population:
     ambient = np.array([discharges.ambient_c[at[0]] for at in cells])
 
     def mean(chosen: Array) -> Ageing:
-<<<<<<< HEAD
-        slope, start = lines[chosen].mean(0)
-        return Ageing(*np.exp(start), -np.expm1(slope[0]), np.expm1(slope[1]))
-=======
         (fade, growth), (capacity, factor) = lines[chosen].mean(0).tolist()
         return Ageing(float(np.exp(capacity)), float(np.exp(factor)), float(-np.expm1(fade)), float(np.expm1(growth)))
->>>>>>> phys
 
     ageing = {int(celsius): mean(ambient == celsius) for celsius in np.unique(ambient)}
     return Population(fitted.parameters, ageing, mean(np.full(len(cells), True)))

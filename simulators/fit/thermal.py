@@ -19,10 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
-<<<<<<< HEAD
-=======
 from caq.errors import TraceError
->>>>>>> phys
 from caq.progress import progress
 from simulators.fit.runs import STEP_S, Runs
 from simulators.recording import Array
@@ -33,7 +30,7 @@ _KNOWN_STEPS = round(1800 / STEP_S)
 _RUNS = (
     "fitted by `python -m simulators.fit thermal` on ground runs of R. Xing et al., MobiCom 2024, arXiv 2401.03435 "
     "(a load for hours, then idle). The room was not recorded: ambient is a fit too. The chip settles within a step of "
-    "20 s, so its heat capacity is a lower bound. "
+    "20 s, so its heat capacity is little more than a guess. "
 )
 _PI_LIMIT = (
     "Throttling begins at 80 C (Raspberry Pi documentation, frequency management); its factor and hysteresis are "
@@ -101,13 +98,9 @@ def fit(runs: Runs, blank: ThermalParameters) -> ThermalParameters:
 
 
 def leave_out(runs: Runs, blank: ThermalParameters) -> list[dict[str, Prediction]]:
-<<<<<<< HEAD
-    """For each run: fits on the others, predicts this one in all CASES."""
-=======
     """For each run: fits on the others, predicts this one in all CASES. Raises TraceError for a single run."""
     if len(runs.names) < 2:
         raise TraceError(f"nothing is left to fit: there is one run, {runs.names[0]}")
->>>>>>> phys
     every, folds = range(len(runs.names)), []
     with progress("fits with a run left out", len(every)) as advance:
         for left in every:

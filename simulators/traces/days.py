@@ -22,6 +22,7 @@ from caq.errors import ConfigError
 from simulators.traces.model import (
     ELAPSED_MIN,
     FULL,
+    HOURS,
     LEVELS,
     QUANTILES,
     Hazard,
@@ -37,7 +38,7 @@ DAY_STEPS = 1440
 #: How long a phone lives before its first row, so that no row knows how it began.
 WARM_UP_STEPS = DAY_STEPS
 #: Devices at a time: few enough for the processor's cache, many enough for numpy.
-BLOCK = 512
+BLOCK = 1024
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -83,7 +84,7 @@ def phone_days(devices: int, days: int = 1, seed: int = 0, first: int = 0, model
         made = _block(model, range(first + block.start, first + block.stop), steps, seed)
         for name, column in columns.items():
             column[block] = made[name]
-    return Days(STEP_S * np.arange(steps), columns, seed, first)
+    return Days(STEP_S * np.arange(steps, dtype=np.float64), columns, seed, first)
 
 
 def _block(model: PhoneModel, devices: range, steps: int, seed: int) -> dict[str, Floats]:
@@ -98,7 +99,8 @@ def _block(model: PhoneModel, devices: range, steps: int, seed: int) -> dict[str
         rng.standard_exponential(dtype=np.float32, out=chance[at])
         rng.standard_normal(dtype=np.float32, out=normal[at])
     # By minute first, so that the loops over minutes read whole rows.
-    chance, normal, own = (np.ascontiguousarray(np.moveaxis(a, 0, -1)) for a in (chance, normal, own))
+    chance, normal = (np.ascontiguousarray(np.moveaxis(drawn, 0, -1)) for drawn in (chance, normal))
+    own = own.T
     screen = _switched(model.screen_on, model.screen_off, own[:2], chance[:, 0])
     level, charging = _battery(model, screen, own[2:6], chance[:, 1], normal)
     columns = {
@@ -115,25 +117,27 @@ class _Hazards:
 
     def __init__(self, on: Hazard, off: Hazard, scores: NDArray[np.float64]) -> None:
         sigma = np.array([[on.device_sigma], [off.device_sigma]])
-        self._own = np.float32(np.exp(sigma * scores - sigma**2 / 2) * [[on.per_min], [off.per_min]])
-        self._hour = np.float32([on.hour, off.hour])
-        self._level = np.float32([on.level, off.level]).ravel()
-        minutes = np.searchsorted(ELAPSED_MIN, np.arange(ELAPSED_MIN[-1] + 1), side="right")
-        self._elapsed = np.float32([np.take(on.elapsed, minutes), np.take(off.elapsed, minutes)]).ravel()
+        self._own = (np.exp(sigma * scores - sigma**2 / 2) * [[on.per_min], [off.per_min]]).astype(np.float32)
+        self._hour = np.array([on.hour, off.hour], np.float32)
+        self._table = np.stack([_table(on), _table(off)]).ravel()
         self._on = np.zeros(scores.shape[1], np.bool_)
         self._since = np.full(scores.shape[1], ELAPSED_MIN[-1])
 
     def step(self, step: int, chance: Floats, level: NDArray[np.intp] | int = 0) -> tuple[Flags, Flags]:
         """Who is on now, and who changed; chance: exponential with mean 1, below the hazard as often as it happens."""
-        own = self._own * self._hour[:, step // 60 % 24, None]
-        row = self._on.astype(np.intp)
-        hazard = np.where(self._on, own[1], own[0])
-        hazard *= self._level[row * LEVELS + level]
-        hazard *= self._elapsed[row * (ELAPSED_MIN[-1] + 1) + self._since]
-        changed = chance < hazard
+        own = self._own * self._hour[:, step // 60 % HOURS, None]
+        rows = self._on * (ELAPSED_MIN[-1] + 1) + self._since
+        changed = chance < np.where(self._on, own[1], own[0]) * self._table[rows * LEVELS + level]
         self._on = self._on ^ changed
         self._since = np.where(changed, 0, np.minimum(self._since + 1, ELAPSED_MIN[-1]))
         return self._on, changed
+
+
+def _table(hazard: Hazard) -> Floats:
+    """(minutes since the change, level classes) -> factor."""
+    minutes = np.searchsorted(ELAPSED_MIN, np.arange(ELAPSED_MIN[-1] + 1), side="right")
+    elapsed, level = np.array(hazard.elapsed)[minutes, None], np.array(hazard.level)
+    return np.where(minutes[:, None] > 0, elapsed * level, elapsed).astype(np.float32)
 
 
 def _switched(on: Hazard, off: Hazard, scores: NDArray[np.float64], chance: Floats) -> Flags:
@@ -148,9 +152,10 @@ def _battery(
     """State of charge and charging, (total, n) each, of devices that begin half charged and off their chargers."""
     charge, drain = model.charge, model.drain
     hazards = _Hazards(model.plug, model.unplug, scores[:2])
-    gain = np.float32(charge.per_hour / 60 * np.exp(charge.device_sigma * scores[2]))
-    taper = np.float32(charge.level)
-    loss = np.float32(drain.per_hour / 60 * np.exp(drain.device_sigma * scores[3] - drain.noise_sigma**2 / 2))
+    gain = (charge.per_hour / 60 * np.exp(charge.device_sigma * scores[2])).astype(np.float32)
+    taper, saving = np.array(charge.level, np.float32), np.array(drain.level, np.float32)
+    loss = drain.per_hour / 60 * np.exp(drain.device_sigma * scores[3] - drain.noise_sigma**2 / 2)
+    loss = loss.astype(np.float32)
     keep = np.float32(np.exp(-1 / drain.noise_min))
     fresh = np.float32(drain.noise_sigma * np.sqrt(1 - keep**2))
     noise = np.float32(drain.noise_sigma) * normal[0, 0]
@@ -163,7 +168,7 @@ def _battery(
         levels[step], chargings[step] = level, charging
         session = np.where(changed, np.exp(np.float32(charge.session_sigma) * normals[1]), session)
         noise = keep * noise + fresh * normals[0]
-        lost = loss * np.exp(noise) * np.where(on, np.float32(drain.screen), np.float32(1))
+        lost = loss * np.exp(noise) * saving[classes] * np.where(on, np.float32(drain.screen), np.float32(1))
         level = np.clip(level + np.where(charging, gain * session * taper[classes], -lost), 0, 1)
     return levels, chargings
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +41,9 @@ from simulators.traces.trace import Trace
 
 #: Rows further apart than this do not know of each other.
 BRIDGE_S = 600.0
-PRIOR_EVENTS = 4.0
+#: Up to so long a gap is filled to find changes of state: phones stop recording just when somebody picks them up.
+FILL_S = 6 * 3600.0
+PRIOR_EVENTS = 1.0
 ROUNDS = 60
 #: A session that gains less, in percent, says little on the charger.
 LONG_SESSION = 10.0
@@ -64,15 +67,43 @@ class Steps(NamedTuple):
     session: Ints  # number of the stretch without a change
     screen: Ints  # 0 off, 1 on, 2 not told
 
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Whether the change before was seen."""
+        return self.elapsed <= len(ELAPSED_MIN)
 
-def steps(traces: Sequence[Trace], states: Sequence[Floats]) -> Steps:
-    """What happened between neighbouring rows; states: 1, 0 or NaN for each row of each trace."""
+    def stretches(self, chosen: NDArray[np.bool_]) -> list[Ints]:
+        """The chosen rows, stretch by stretch."""
+        rows = np.flatnonzero(chosen)
+        return np.split(rows, np.flatnonzero(np.diff(self.session[rows])) + 1) if len(rows) else []
+
+
+def rates(found: Steps, chosen: NDArray[np.bool_], minutes: float) -> list[tuple[int, Floats]]:
+    """What was gained per hour in windows of `minutes` that tile each stretch of chosen rows, with the first row."""
+    result = []
+    for rows in found.stretches(chosen):
+        at = np.concatenate([[0], np.cumsum(found.minutes[rows])])
+        if at[-1] >= minutes:
+            gained = np.concatenate([[0], np.cumsum(found.gained[rows])])
+            ends = np.arange(0, at[-1] + 1e-9, minutes)
+            result.append((int(rows[0]), np.diff(np.interp(ends, at, gained)) * 60 / minutes))
+    return result
+
+
+def steps(traces: Sequence[Trace], states: Sequence[Floats], fill_s: float = 0.0) -> Steps:
+    """What happened between neighbouring rows; states: 1, 0 or NaN for each row of each trace.
+
+    fill_s: gaps up to so long are filled with rows: the state as the nearest row has it, the level on a line.
+    """
     parts: list[Steps] = []
     sessions = 0
     for device, (trace, state) in enumerate(zip(traces, states, strict=True)):
         level = trace.columns["state_of_charge"]
         known = ~np.isnan(level) & ~np.isnan(state)
         times_s, level, on = trace.times_s[known], level[known], state[known].astype(np.intp)
+        screen = np.nan_to_num(screen_on(trace)[known], nan=2).astype(np.intp)
+        times_s, at, nearest = _filled(times_s, fill_s)
+        level, on, screen = np.interp(times_s, at, level), on[nearest], screen[nearest]
         lasts_s = np.diff(times_s)
         near, changed = lasts_s <= BRIDGE_S, np.diff(on) != 0
         began = np.concatenate([[True], changed | ~near])
@@ -80,7 +111,6 @@ def steps(traces: Sequence[Trace], states: Sequence[Floats]) -> Steps:
         seen = np.concatenate([[False], changed & near])[first]
         elapsed = np.searchsorted(ELAPSED_MIN, (times_s - times_s[first]) / 60, side="right")
         elapsed = np.where(seen, elapsed, len(ELAPSED_MIN) + 1)
-        screen = np.nan_to_num(screen_on(trace)[known], nan=2).astype(np.intp)
         parts.append(
             Steps(
                 np.full(len(near), device)[near],
@@ -97,6 +127,14 @@ def steps(traces: Sequence[Trace], states: Sequence[Floats]) -> Steps:
         )
         sessions += int(began.sum())
     return Steps(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _filled(times_s: Floats, fill_s: float) -> tuple[Floats, Floats, Ints]:
+    """Times with those in gaps, the times given, and for each of the former the nearest of the latter."""
+    gaps = [(a, b) for a, b in pairwise(times_s.tolist()) if BRIDGE_S < b - a <= fill_s]
+    more = np.sort(np.concatenate([times_s, *(np.arange(a + BRIDGE_S / 2, b, BRIDGE_S / 2) for a, b in gaps)]))
+    middles = (times_s[1:] + times_s[:-1]) / 2
+    return more, times_s, np.searchsorted(middles, more)
 
 
 def scaled(
@@ -120,7 +158,7 @@ def scaled(
         fitted = base * exposure * np.prod([f[g] for f, (g, _) in zip(factors, groups, strict=True)], axis=0)
         base *= events.sum() / fitted.sum()
     alone = base * exposure * np.prod([f[g] for f, (g, _) in zip(factors[:-1], classes, strict=True)], axis=0)
-    return base, factors[:-1], factors[-1], np.bincount(device, alone, devices)
+    return float(base), factors[:-1], factors[-1], np.bincount(device, alone, devices).astype(np.float64)
 
 
 def hazard(found: Steps, on: int, levels: bool) -> Hazard:
@@ -128,7 +166,9 @@ def hazard(found: Steps, on: int, levels: bool) -> Hazard:
     rows = found.on == on
     events, exposure = found.changed[rows].astype(np.float64), found.minutes[rows]
     level = level_class(found.level[rows]) if levels else np.zeros(rows.sum(), np.intp)
-    classes = [(found.hour[rows], HOURS), (level, LEVELS), (found.elapsed[rows], len(ELAPSED_MIN) + 2)]
+    # The level of a change that has only just been has a class of its own, which goes into the factor of the time.
+    level = np.where(found.elapsed[rows] == 0, LEVELS, level)
+    classes = [(found.hour[rows], HOURS), (level, LEVELS + 1), (found.elapsed[rows], len(ELAPSED_MIN) + 2)]
     device = np.unique(found.device[rows], return_inverse=True)[1]
     prior = 5.0
     for _ in range(3):
@@ -142,8 +182,8 @@ def hazard(found: Steps, on: int, levels: bool) -> Hazard:
     return Hazard(
         base,
         tuple(hour),
-        tuple(by_level) if levels else (1.0,) * LEVELS,
-        tuple(elapsed[: len(ELAPSED_MIN) + 1]),
+        tuple(by_level[:LEVELS]) if levels else (1.0,) * LEVELS,
+        (elapsed[0] * by_level[LEVELS], *elapsed[1 : len(ELAPSED_MIN) + 1]),
         float(np.sqrt(np.log1p(1 / prior))),
     )
 
@@ -160,24 +200,34 @@ def charge(found: Steps) -> Charge:
     observed = np.bincount(session, np.where(below, percent, 0))
     long = expected >= LONG_SESSION
     ratio = np.log(np.maximum(observed[long] / expected[long], 0.05))
-    typical = base * np.exp(np.log(own).mean() + ratio.mean()) / 100
+    # By time: slow sessions last longer, of which generated ones know nothing.
+    weight = np.bincount(session, np.where(below, hours, 0))[long]
+    mean = np.average(ratio, weights=weight)
+    typical = base * np.exp(np.log(own).mean() + mean) / 100
     # A percent is lost to rounding at both ends.
-    rounding = np.mean(1 / 6 / expected[long] ** 2)
-    return Charge(typical, tuple(taper), float(np.log(own).std(ddof=1)), float(np.sqrt(max(ratio.var() - rounding, 0))))
+    variance = np.average((ratio - mean) ** 2 - 1 / 6 / expected[long] ** 2, weights=weight)
+    fastest = float(taper.max())
+    return Charge(
+        typical * fastest, tuple(taper / fastest), float(np.log(own).std(ddof=1)), float(np.sqrt(max(variance, 0)))
+    )
 
 
 def drain(found: Steps) -> Drain:
     rows = (found.on == 0) & ~found.changed
     percent, hours, screen = -found.gained[rows] * 100, found.minutes[rows] / 60, found.screen[rows]
     device = np.unique(found.device[rows], return_inverse=True)[1]
-    _, (by_screen,), *_ = scaled(percent, hours, [(screen, 3)], device, PRIOR_EVENTS)
+    level = level_class(found.level[rows])
+    _, (by_screen, by_level), *_ = scaled(percent, hours, [(screen, 3), (level, LEVELS)], device, PRIOR_EVENTS)
     more = by_screen[1] / by_screen[0]
+    by_level /= np.average(by_level[level], weights=hours)
     usual = hours[screen == 1].sum() / hours[screen != 2].sum()
     on = np.choose(screen, [0.0, 1.0, usual])
     mean = np.bincount(device, percent) / np.bincount(device, hours) / 100
     off = mean / (1 + (more - 1) * np.bincount(device, on * hours) / np.bincount(device, hours))
     sigma, minutes = noise(found, rows, device, mean)
-    return Drain(float(np.exp(np.log(off).mean())), float(more), float(np.log(off).std(ddof=1)), sigma, minutes)
+    return Drain(
+        float(np.exp(np.log(off).mean())), float(more), tuple(by_level), float(np.log(off).std(ddof=1)), sigma, minutes
+    )
 
 
 def noise(found: Steps, rows: NDArray[np.bool_], device: Ints, mean_per_hour: Floats) -> tuple[float, float]:
@@ -186,21 +236,19 @@ def noise(found: Steps, rows: NDArray[np.bool_], device: Ints, mean_per_hour: Fl
     From the variance of the drain over WINDOWS_MIN: of an exponentially forgotten process it falls with the window w as
     v 2 m/w (1 - m/w (1 - exp(-w/m))).
     """
+    own = np.zeros(len(found.on), np.intp)
+    own[rows] = device
+    # Phones that report in steps of more than a percent would add their rounding.
+    coarse = [_coarse(found.gained[rows & (own == at)]) for at in range(len(mean_per_hour))]
     variance = []
     for window in WINDOWS_MIN:
         values = []
-        for session in np.unique(found.session[rows]):
-            here = np.flatnonzero(rows & (found.session == session))
-            at = np.concatenate([[0], np.cumsum(found.minutes[here])])
-            gained = np.concatenate([[0], np.cumsum(found.gained[here])])
-            ends = np.arange(0, at[-1] + 1e-9, window)
-            of = device[np.searchsorted(np.flatnonzero(rows), here[0])]
-            usual = mean_per_hour[of] * window / 60
-            # Rounded to a percent at both ends; phones that report in larger steps are left out.
-            if len(ends) > 1 and not _coarse(found.gained[here]):
-                drops = -np.diff(np.interp(ends, at, gained)) / usual
-                values += [((drop - 1) ** 2 - 1e-4 / 6 / usual**2) for drop in drops]
-        variance.append(np.mean(values))
+        for first, gained in rates(found, rows, window):
+            mean = mean_per_hour[own[first]]
+            if not coarse[own[first]]:
+                # A percent of rounding at both ends.
+                values.append((gained / mean + 1) ** 2 - 1e-4 / 6 / (mean * window / 60) ** 2)
+        variance.append(np.mean(np.concatenate(values)))
     windows, target = np.array(WINDOWS_MIN, np.float64), np.array(variance)
     best = (np.inf, 0.0, 0.0)
     for minutes in np.geomspace(2, 2000, 200):
@@ -247,7 +295,9 @@ def fit(folder: Path) -> PhoneModel:
     virtual = train_and_held_out(machines(folder))[0]
     battery = steps(traces, [trace.columns["charging"] for trace in traces])
     screens = [screen_on(trace) for trace in traces]
-    screen = steps(traces, screens)
+    filled = steps(traces, [trace.columns["charging"] for trace in traces], FILL_S)
+    telling = [at for at, on in enumerate(screens) if not np.isnan(on).all()]
+    screen = steps([traces[at] for at in telling], [screens[at] for at in telling], FILL_S)
     bright = [t.columns["screen_brightness"][on == 1] for t, on in zip(traces, screens, strict=True)]
     source = (
         f"{len(traces)} phones of ExtraSensory, of which {sum(len(b) > 0 for b in bright)} tell when the screen is "
@@ -255,8 +305,8 @@ def fit(folder: Path) -> PhoneModel:
     )
     return PhoneModel(
         source,
-        plug=hazard(battery, 0, levels=True),
-        unplug=hazard(battery, 1, levels=True),
+        plug=hazard(filled, 0, levels=True),
+        unplug=hazard(filled, 1, levels=True),
         screen_on=hazard(screen, 0, levels=False),
         screen_off=hazard(screen, 1, levels=False),
         charge=charge(battery),

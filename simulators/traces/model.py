@@ -26,7 +26,8 @@ PHONE = Path(__file__).with_name("phone.yaml")
 class Hazard:
     """The chance of a change per minute: per_min, times one factor each by class, times the device's own.
 
-    The device's factor is lognormal with mean 1 and `device_sigma` the deviation of its logarithm.
+    In the first class of time since the last change, where plugs wobble, the level has no say. The device's factor is
+    lognormal with mean 1 and `device_sigma` the deviation of its logarithm.
     """
 
     per_min: float
@@ -53,12 +54,14 @@ class Charge:
 class Drain:
     """Charge lost off the charger: per_hour of the median device with the screen off, `screen` times that with it on.
 
+    level: factors by the state of charge; near empty, phones save, and the first percent lasts longer than others.
     device_sigma: deviation of the logarithm between devices. Within one, the drain is multiplied by a lognormal process
     of mean 1 whose logarithm has the deviation noise_sigma and is forgotten with the time constant noise_min.
     """
 
     per_hour: float
     screen: float
+    level: tuple[float, ...]
     device_sigma: float
     noise_sigma: float
     noise_min: float
@@ -144,7 +147,7 @@ def load_model(path: Path = PHONE) -> PhoneModel:
         "source": fields.text,
         **dict.fromkeys(("plug", "unplug", "screen_on", "screen_off"), hazard),
         "charge": lambda data, at: plain(data, at, Charge, {"level": LEVELS}),
-        "drain": lambda data, at: plain(data, at, Drain, {}),
+        "drain": lambda data, at: plain(data, at, Drain, {"level": LEVELS}),
         "brightness": marginal,
         "memory": memory,
     }

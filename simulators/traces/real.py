@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -81,7 +82,7 @@ def screen_on(trace: Trace) -> NDArray[np.float64]:
     return on if (bright == 0).mean() >= TELLS_OFF else np.full(len(on), np.nan)
 
 
-def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path) as file:
             found = {name: file[name] for name in file.files}
@@ -93,12 +94,12 @@ def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]
     return found
 
 
-def _devices(offsets: NDArray[np.generic], ids: NDArray[np.generic]) -> list[tuple[str, slice]]:
+def _devices(offsets: NDArray[Any], ids: NDArray[Any]) -> list[tuple[str, slice]]:
     bounds = [int(offset) for offset in offsets]
     return [(str(device), slice(*pair)) for device, pair in zip(ids, pairwise(bounds), strict=True)]
 
 
-def _local(times_s: NDArray[np.generic]) -> NDArray[np.float64]:
+def _local(times_s: NDArray[Any]) -> NDArray[np.float64]:
     """Unix seconds as local ones; the offset is that of noon, so the night in which clocks change is an hour off."""
     utc = times_s.astype(np.int64)
     days, which = np.unique(utc // DAY_S, return_inverse=True)
