@@ -30,7 +30,7 @@ _KNOWN_STEPS = round(1800 / STEP_S)
 _RUNS = (
     "fitted by `python -m simulators.fit thermal` on ground runs of R. Xing et al., MobiCom 2024, arXiv 2401.03435 "
     "(a load for hours, then idle). The room was not recorded: ambient is a fit too. The chip settles within a step of "
-    "20 s, so its heat capacity is a lower bound. "
+    "20 s, so its heat capacity is little more than a guess. "
 )
 _PI_LIMIT = (
     "Throttling begins at 80 C (Raspberry Pi documentation, frequency management); its factor and hysteresis are "
