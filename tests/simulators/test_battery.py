@@ -148,10 +148,10 @@ def test_devices_do_not_affect_each_other():
         assert [a[0] for a in alone] == pytest.approx([a[k] for a in together], rel=1e-12)
 
 
-def test_float32_follows_float64_for_an_hour_of_seconds():
+def test_float32_follows_float64_for_many_short_steps():
     single, double = Battery(NASA, np.float32), Battery(NASA)
     a, b = single.start(np.array([1.0])), double.start(np.array([1.0]))
-    for _ in range(4_000):
+    for _ in range(1_000):
         a, v = single.step(a, np.float32(0.05), np.float32(25), 1.0)
         b, w = double.step(b, 0.05, 25.0, 1.0)
     assert v.dtype == np.float32 and a.polarization_v.dtype == np.float32
