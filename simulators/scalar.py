@@ -42,6 +42,7 @@ class ScalarBattery:
         self.parameters = parameters
         self._ocv, self._ocv_slope = (table.tolist() for table in twin._ocv)
         self._r1, self._r1_slope = (table.tolist() for table in twin._r1)
+        self._fade, self._growth = twin._fade, twin._growth
         self._entries = len(self._ocv) - 1
         self._reference = p.activation_k / (p.reference_temperature_c + ZERO_CELSIUS_K)
         self._decay = math.exp(duration_s / -p.tau1_s)
@@ -78,8 +79,8 @@ class ScalarBattery:
         after = ScalarBatteryState(
             min(max(charge - used, 0.0), 1.0),
             r1 * (1 - decay) * current + decay * polarization_v,
-            capacity_ah * (1 - p.capacity_fade_per_cycle * cycles),
-            factor * (1 + p.resistance_growth_per_cycle * cycles),
+            capacity_ah * (1 - self._fade * cycles),
+            factor * (1 + self._growth * cycles),
         )
         return after, voltage * p.cells_in_series
 
