@@ -22,6 +22,7 @@ def commands(data: Path | None, models: Path | None) -> list[list[str]]:
         ["benchmarks.footprint"],
         ["benchmarks.memory"],
         ["benchmarks.bench_engine", "--plot"],
+        ["benchmarks.environments"],
         [accuracy, "--data", "digits", "--model", "resnet8", "--epochs", "20", "--alone", "--bars"],
     ]
     sets = {

@@ -9,14 +9,14 @@ A table of operating points (simulators/profiles/points):
     title: ResNet-8 on CIFAR-10, BISMO bit-serial overlay
     source: which artifact, where its accuracies were measured, which profile models its latency and energy
     points:
-      - {name: full, accuracy: 0.757, latency_s: 1.2e-3, energy_j: 6.1e-3, resident_bytes: 190000}
+      - {name: full, accuracy: 0.7578, latency_s: 0.0004359, energy_j: 0.00218, resident_bytes: 119900}
 
 A device (simulators/profiles/devices):
 
     title: body-worn camera
     battery: nasa-18650                        a battery of simulators/profiles/batteries, or a file
     thermal: camera                            likewise, of simulators/profiles/thermal
-    idle_power_w: {value: 0.004, source: guess}
+    idle_power_w: {value: 0.008, source: guess}
     ...                                        every field of `Device` that is a number
     sources:
       guess: {kind: assumed, text: why}        kinds: measured, fitted, literature, assumed

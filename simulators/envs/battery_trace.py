@@ -61,7 +61,8 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     ## End
     `truncated` after the last step of the day (288 of 300 s by default). Never `terminated`: a device whose battery is
-    cut off is off until it is charged.
+    cut off is off until it is charged. Charge that is left then is worth nothing in a day's return; since the day was
+    truncated, algorithms that bootstrap value it all the same.
 
     ## Info
     `caq/served`, `caq/late`, `caq/dropped` (requests), `caq/accuracy`, `caq/busy` (0..1), `caq/inference_j`,
@@ -145,8 +146,7 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def _observation(self, power_w: float, busy: float) -> NDArray[np.float32]:
         state = self._state
-        charging, *shown = self._shown[min(self._t, len(self._shown) - 1)]
-        memory, brightness, sine, cosine = shown
+        charging, memory, brightness, sine, cosine = self._shown[min(self._t, len(self._shown) - 1)]
         row = (
             state.battery.state_of_charge,
             charging,
