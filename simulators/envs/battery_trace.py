@@ -20,7 +20,7 @@ from simulators.world import Choice, State, Surroundings, advance, surroundings
 class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     """One device that answers requests through a day on its battery, until and after the next charge.
 
-    By default a body-worn camera with 0.15 Ah and a ResNet-8 (CIFAR-10) on a bit-serial accelerator: accuracies are
+    By default a body-worn camera with 0.1 Ah and a ResNet-8 (CIFAR-10) on a bit-serial accelerator: accuracies are
     measured, latency and energy modelled (`simulators/profiles`, with the source of each figure). Days are generated.
 
     ## Action space
