@@ -4,8 +4,8 @@
 
 Single environments are made by gymnasium.make, with its wrappers, and take turns of 2,000 steps with CartPole-v1,
 resets included. `of_cartpole` is the ratio of the medians. The vector environment steps all devices through whole days,
-automatic resets included. On a machine that others use, the best round says more about the code than the median does,
-so both are given. Actions are drawn beforehand. One core.
+automatic resets included. Times are of the thread, on one core: other processes on the machine do not count, but for
+what they take of caches. Actions are drawn beforehand.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ LEAST_OF_CARTPOLE, LEAST_DEVICE_STEPS = 1 / 3, 5e6
 
 
 def turn(env: gymnasium.Env[Any, Any], actions: list[Any]) -> float:
-    """Steps per second."""
-    start = time.perf_counter()
+    """Steps per second of the thread's time."""
+    start = time.thread_time()
     for action in actions:
         _, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             env.reset()
-    return len(actions) / (time.perf_counter() - start)
+    return len(actions) / (time.thread_time() - start)
 
 
 def singles(rounds: int) -> dict[str, list[float]]:
@@ -61,7 +61,7 @@ def singles(rounds: int) -> dict[str, list[float]]:
 
 
 def vector(devices: int, rounds: int) -> list[float]:
-    """Device-steps per second, of `rounds` days."""
+    """Device-steps per second of the thread's time, of each of `rounds` days."""
     env = gymnasium.make_vec(OURS[0], devices, vectorization_mode="vector_entry_point")
     env.reset(seed=0)
     rng = np.random.default_rng(0)
@@ -70,10 +70,10 @@ def vector(devices: int, rounds: int) -> list[float]:
     found = []
     with progress("vector environment", rounds) as advance:
         for _ in range(rounds):
-            start = time.perf_counter()
+            start = time.thread_time()
             for i in range(steps):
                 env.step(actions[i % len(actions)])
-            found.append(devices * steps / (time.perf_counter() - start))
+            found.append(devices * steps / (time.thread_time() - start))
             advance("")
     return found
 
