@@ -113,7 +113,7 @@ def leave_out(runs: Runs, blank: ThermalParameters) -> list[dict[str, Prediction
 def predict(parameters: ThermalParameters, run: Runs) -> dict[str, Prediction]:
     """All CASES, for a run (Runs of one) that the parameters do not know."""
     whole, start, rest = slice(0, None), slice(0, _KNOWN_STEPS), slice(_KNOWN_STEPS, None)
-    rooms = {
+    rooms: dict[str, tuple[Array | float, slice]] = {
         "mean_room": (parameters.ambient_c, whole),
         "first_half_hour": (_rooms(parameters, run, start)[0], rest),
         "own_room": (_rooms(parameters, run, whole)[0], whole),
@@ -147,7 +147,7 @@ def _rooms(parameters: ThermalParameters, runs: Runs, known: slice) -> tuple[Arr
     """The ambient temperatures (R,) that fit these steps best, for the model is linear in them; and the errors, (S, R),
     of all steps."""
     count = len(runs.names)
-    ambient: Array = np.repeat([0.0, 1.0], count)
+    ambient = np.array([0.0] * count + [1.0] * count)
     at_zero, at_one = np.split(modelled(parameters, runs.select([*range(count)] * 2), ambient), 2, axis=1)
     slope, gap = at_one - at_zero, runs.temperature_c - at_zero
     seen = np.where(np.isfinite(gap), slope, 0.0)[known]

@@ -62,8 +62,8 @@ def test_capacity_and_resistance_of_a_discharge_are_found(discharges):
 
 def test_the_circuit_is_fitted(discharges):
     some = discharges.select(np.array([0, 5]))
-    one, several = circuit.fit(some, rounds=1), circuit.fit(some, rounds=3)
-    assert several.rmse_v < one.rmse_v and several.rmse_v < 0.02
+    assert circuit.fit(some, rounds=0).rmse_v > 0.05  # the textbook's cell
+    assert circuit.fit(some, rounds=2).rmse_v < 0.03
 
 
 def test_the_time_to_the_cut_off(discharges):
