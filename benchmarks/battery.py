@@ -62,6 +62,7 @@ def speed(seconds: float = 3.0) -> dict[str, Any]:
             battery_.step(state, power, celsius, 60.0)
             times.append(time.perf_counter() - start)
         found[np.dtype(dtype).name] = {
+            "p10_us": round(float(np.percentile(times, 10)) * 1e6, 1),
             "median_us": round(float(np.median(times)) * 1e6, 1),
             "p90_us": round(float(np.percentile(times, 90)) * 1e6, 1),
         }
