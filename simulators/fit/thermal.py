@@ -44,10 +44,14 @@ def _blank(title: str, source: str, above_c: float, factor: float, hysteresis_k:
 
 #: By board: what is not fitted.
 BLANKS = {
-    "pi": _blank("Raspberry Pi 4B, open, without a fan", _RUNS + _PI_LIMIT, 80.0, 0.67, 2.0),
+    "pi": _blank("Raspberry Pi 4B, as mounted in the runs", _RUNS + _PI_LIMIT, 80.0, 0.67, 2.0),
     "pi_infer": _blank("Raspberry Pi 4B, in another mounting", _RUNS + _PI_LIMIT, 80.0, 0.67, 2.0),
     "atlas": _blank(
-        "Atlas 200 DK", _RUNS + "Throttling is assumed throughout: no run became hot enough", 85.0, 0.5, 5.0
+        "Atlas 200 DK, as mounted in the runs",
+        _RUNS + "Throttling is assumed throughout: no run became hot enough",
+        85.0,
+        0.5,
+        5.0,
     ),
 }
 #: First values: K/W from chip to board and from board to air; J/K of chip and board.
