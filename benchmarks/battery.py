@@ -3,8 +3,8 @@
     CAQ_DATA=FOLDER python -m benchmarks.battery [--only errors speed]
 
 Fits simulators/profiles/batteries/ anew: nasa-18650.yaml, and a phone's and a sensor's battery scaled from it. What the
-cases mean stands in simulators/fit/battery.py. The circuit's form and its priors were chosen with errors of these cells in
-view, so the errors are a little flattered. Writes benchmarks/results/battery.json and battery.png.
+cases mean stands in simulators/fit/battery.py. The circuit's form and its priors were chosen with errors of these cells
+in view, so the errors are a little flattered. Writes benchmarks/results/battery.json and battery.png.
 """
 
 from __future__ import annotations
