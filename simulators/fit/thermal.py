@@ -17,9 +17,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import least_squares
 
-from caq.errors import TraceError
+from caq.errors import MissingExtraError, TraceError
 from caq.progress import progress
 from simulators.fit.runs import STEP_S, Runs
 from simulators.recording import Array
@@ -86,7 +85,15 @@ def modelled(parameters: ThermalParameters, runs: Runs, ambient_c: Array | float
 
 
 def fit(runs: Runs, blank: ThermalParameters) -> ThermalParameters:
-    """`blank` with resistances, heat capacities, the mean room and the idle power of these runs."""
+    """`blank` with resistances, heat capacities, the mean room and the idle power of these runs.
+
+    Raises MissingExtraError without scipy.
+    """
+    try:
+        from scipy.optimize import least_squares
+    except ImportError as error:
+        raise MissingExtraError("scipy", "sim") from error
+
     weight = 1 / np.sqrt(np.isfinite(runs.temperature_c).sum(0))
 
     def residuals(theta: Array) -> Array:

@@ -2,12 +2,13 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from caq.errors import TraceError
+from caq.errors import MissingExtraError, TraceError
 from simulators.fit import runs, thermal
 from simulators.fit.__main__ import main
 from simulators.parameters import load_thermal
@@ -46,6 +47,12 @@ def test_the_board_is_found(found):
     assert len(after) == 299 - 90 and np.median(np.abs(after)) < 0.05
     # The room of the last run is 1 K colder than the mean of the others.
     assert np.median(left["mean_room"].error) == pytest.approx(1.0, abs=0.1)
+
+
+def test_without_scipy_the_extra_is_named(found, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(MissingExtraError, match=r"scipy.*caq\[sim\]"):
+        thermal.fit(found, BOARD)
 
 
 def test_what_is_left_out_is_not_seen(found, monkeypatch):
