@@ -78,28 +78,45 @@ def fit_own(parameters: BatteryParameters, discharges: Discharges) -> Own:
     A cell that ends early lacks charge, or has a high resistance: both are tried, and the better one is kept.
     """
     lacking = guess(discharges)
-    resisting = Own(lacking.capacity_ah * 1.25, lacking.resistance_factor * 1.5)
-    (one, cost), (other, other_cost) = (_improved(parameters, discharges, own, 12) for own in (lacking, resisting))
-    return Own(*(np.where(cost <= other_cost, a, b) for a, b in zip(one, other, strict=True)))
+    starts = Own(*(np.concatenate([v, v * more]) for v, more in zip(lacking, (1.25, 1.5), strict=True)))
+    own, cost = _improved(parameters, _repeated(discharges, 2), starts, 12)
+    first = np.less_equal(*np.split(cost, 2))
+    return Own(*(np.where(first, *np.split(values, 2)) for values in own))
 
 
 def _improved(parameters: BatteryParameters, discharges: Discharges, own: Own, rounds: int) -> tuple[Own, Array]:
     """Damped Gauss-Newton on all discharges at once; also returns what is left of the squares, (C,)."""
-    prior = guess(discharges)
+    prior, three = guess(discharges), _repeated(discharges, 3)
     damping = np.full(len(discharges.cell), 1e-3)
-    error = _with_guess(residuals(parameters, discharges, own), own, prior)
+    error, slopes = _linear(parameters, three, own, prior)
     for _ in range(rounds):
-        slopes = _own_slopes(parameters, discharges, own, prior, error)
         matrix = np.einsum("sci,scj->cij", slopes, slopes)
         matrix *= 1 + damping[:, None, None] * np.eye(2)
         move = -np.linalg.solve(matrix, np.einsum("sci,sc->ci", slopes, error)[..., None])[..., 0]
         tried = _moved(own, np.clip(move, -0.3, 0.3))
-        new = _with_guess(residuals(parameters, discharges, tried), tried, prior)
+        new, new_slopes = _linear(parameters, three, tried, prior)
         better = (new**2).sum(0) < (error**2).sum(0)
         own = Own(*(np.where(better, a, b) for a, b in zip(tried, own, strict=True)))
-        error = np.where(better, new, error)
+        error, slopes = np.where(better, new, error), np.where(better[:, None], new_slopes, slopes)
         damping = np.clip(np.where(better, damping / 5, damping * 5), 1e-8, 1e6)
     return own, (error**2).sum(0)
+
+
+def _repeated(discharges: Discharges, times: int) -> Discharges:
+    return discharges.select(np.tile(np.arange(len(discharges.cell)), times))
+
+
+def _linear(parameters: BatteryParameters, three: Discharges, own: Own, prior: Own) -> tuple[Array, Array]:
+    """Residuals with the guess (S + 2, C), and their slopes (S + 2, C, 2) by the logarithms of capacity and resistance.
+
+    `three` holds the discharges three times, so that one simulation serves.
+    """
+    count = len(own.capacity_ah)
+    moved = [_moved(own, np.broadcast_to(by, (count, 2))) for by in ((0.0, 0.0), (_STEP, 0.0), (0.0, _STEP))]
+    every = Own(*map(np.concatenate, zip(*moved, strict=True)))
+    priors = Own(*(np.tile(values, 3) for values in prior))
+    error, *others = np.split(_with_guess(residuals(parameters, three, every), every, priors), 3, axis=1)
+    return error, np.stack([(other - error) / _STEP for other in others], axis=-1)
 
 
 def fit(discharges: Discharges, rounds: int = 12) -> Fitted:
@@ -168,15 +185,6 @@ def _with_guess(error: Array, own: Own, prior: Own) -> Array:
     return np.concatenate([error, [w * np.log(a / b) for w, a, b in zip(_GUESS_V, own, prior, strict=True)]])
 
 
-def _own_slopes(parameters: BatteryParameters, discharges: Discharges, own: Own, prior: Own, error: Array) -> Array:
-    """(S + 2, C, 2): by the logarithms of capacity and resistance."""
-    columns = []
-    for unit in np.eye(2):
-        moved = _moved(own, np.broadcast_to(unit * _STEP, (len(error[0]), 2)))
-        columns.append((_with_guess(residuals(parameters, discharges, moved), moved, prior) - error) / _STEP)
-    return np.stack(columns, axis=-1)
-
-
 def _penalty(theta: Array) -> Array:
     n = len(KNOTS)
     bends = np.diff(np.insert(theta[n - 1 : 2 * n - 2], _UNIT, 0.0), 2)
@@ -191,8 +199,8 @@ def _cost(theta: Array, discharges: Discharges, own: Own, prior: Own) -> float:
 def _projected(theta: Array, discharges: Discharges, own: Own, prior: Own) -> tuple[Array, Array]:
     """Residuals (R,) and slopes by theta (R, P), less what the discharges' own parameters can take up."""
     parameters = _parameters(theta)
-    error = _with_guess(residuals(parameters, discharges, own), own, prior)
-    basis, _ = np.linalg.qr(np.moveaxis(_own_slopes(parameters, discharges, own, prior, error), 0, 1))  # (C, S+2, 2)
+    error, own_slopes = _linear(parameters, _repeated(discharges, 3), own, prior)
+    basis, _ = np.linalg.qr(np.moveaxis(own_slopes, 0, 1))  # (C, S + 2, 2)
 
     def rest(values: Array) -> Array:
         values = values.T[..., None]

@@ -17,9 +17,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import least_squares
 
-from caq.errors import TraceError
+from caq.errors import MissingExtraError, TraceError
 from caq.progress import progress
 from simulators.fit.runs import STEP_S, Runs
 from simulators.recording import Array
@@ -44,10 +43,14 @@ def _blank(title: str, source: str, above_c: float, factor: float, hysteresis_k:
 
 #: By board: what is not fitted.
 BLANKS = {
-    "pi": _blank("Raspberry Pi 4B, open, without a fan", _RUNS + _PI_LIMIT, 80.0, 0.67, 2.0),
+    "pi": _blank("Raspberry Pi 4B, as mounted in the runs", _RUNS + _PI_LIMIT, 80.0, 0.67, 2.0),
     "pi_infer": _blank("Raspberry Pi 4B, in another mounting", _RUNS + _PI_LIMIT, 80.0, 0.67, 2.0),
     "atlas": _blank(
-        "Atlas 200 DK", _RUNS + "Throttling is assumed throughout: no run became hot enough", 85.0, 0.5, 5.0
+        "Atlas 200 DK, as mounted in the runs",
+        _RUNS + "Throttling is assumed throughout: no run became hot enough",
+        85.0,
+        0.5,
+        5.0,
     ),
 }
 #: First values: K/W from chip to board and from board to air; J/K of chip and board.
@@ -82,19 +85,27 @@ def modelled(parameters: ThermalParameters, runs: Runs, ambient_c: Array | float
 
 
 def fit(runs: Runs, blank: ThermalParameters) -> ThermalParameters:
-    """`blank` with resistances, heat capacities, the mean room and the idle power of these runs."""
+    """`blank` with resistances, heat capacities, the mean room and the idle power of these runs.
+
+    Raises MissingExtraError without scipy.
+    """
+    try:
+        from scipy.optimize import least_squares
+    except ImportError as error:
+        raise MissingExtraError("scipy", "sim") from error
+
     weight = 1 / np.sqrt(np.isfinite(runs.temperature_c).sum(0))
 
     def residuals(theta: Array) -> Array:
-        error = modelled(_with(blank, theta), runs, theta[4:]) - runs.temperature_c
+        parameters = _with(blank, theta)
+        _, error = _rooms(parameters, runs, slice(None))
         return np.nan_to_num(error * weight).ravel()
 
-    count = len(runs.names)
-    first = np.concatenate([np.log(_FIRST), np.full(count, 23.0)])
-    lowest = np.concatenate([np.full(2, -np.inf), np.log(_LEAST), np.full(count, -np.inf)])
-    theta = least_squares(residuals, first, bounds=(lowest, np.inf), x_scale="jac").x
+    bounds = (np.concatenate([np.full(2, -np.inf), np.log(_LEAST)]), np.inf)
+    fitted = _with(blank, least_squares(residuals, np.log(_FIRST), bounds=bounds, x_scale="jac", xtol=1e-6).x)
+    rooms, _ = _rooms(fitted, runs, slice(None))
     idle = np.percentile(runs.power_w, 10, axis=0).mean()
-    return replace(_with(blank, theta), ambient_c=float(theta[4:].mean()), idle_power_w=float(idle))
+    return replace(fitted, ambient_c=float(rooms.mean()), idle_power_w=float(idle))
 
 
 def leave_out(runs: Runs, blank: ThermalParameters) -> list[dict[str, Prediction]]:
@@ -113,10 +124,10 @@ def leave_out(runs: Runs, blank: ThermalParameters) -> list[dict[str, Prediction
 def predict(parameters: ThermalParameters, run: Runs) -> dict[str, Prediction]:
     """All CASES, for a run (Runs of one) that the parameters do not know."""
     whole, start, rest = slice(0, None), slice(0, _KNOWN_STEPS), slice(_KNOWN_STEPS, None)
-    rooms = {
+    rooms: dict[str, tuple[Array | float, slice]] = {
         "mean_room": (parameters.ambient_c, whole),
-        "first_half_hour": (_room(parameters, run, start), rest),
-        "own_room": (_room(parameters, run, whole), whole),
+        "first_half_hour": (_rooms(parameters, run, start)[0], rest),
+        "own_room": (_rooms(parameters, run, whole)[0], whole),
     }
     return {
         case: Prediction(run, modelled(parameters, run, room)[:, 0], scored) for case, (room, scored) in rooms.items()
@@ -139,16 +150,20 @@ def report(folds: Sequence[dict[str, Prediction]]) -> dict[str, Any]:
 
 
 def _with(blank: ThermalParameters, theta: Array) -> ThermalParameters:
-    values = np.exp(theta[:4]).tolist()
+    values = np.exp(theta).tolist()
     return replace(blank, resistance_k_per_w=tuple(values[:2]), heat_capacity_j_per_k=tuple(values[2:]))
 
 
-def _room(parameters: ThermalParameters, run: Runs, known: slice) -> float:
-    """The ambient temperature that fits some steps best; the model is linear in it."""
-    at_zero, at_one = (modelled(parameters, run, ambient)[known, 0] for ambient in (0.0, 1.0))
-    slope, gap = at_one - at_zero, run.temperature_c[known, 0] - at_zero
-    good = np.isfinite(gap)
-    return float(slope[good] @ gap[good] / (slope[good] @ slope[good]))
+def _rooms(parameters: ThermalParameters, runs: Runs, known: slice) -> tuple[Array, Array]:
+    """The ambient temperatures (R,) that fit these steps best, for the model is linear in them; and the errors, (S, R),
+    of all steps."""
+    count = len(runs.names)
+    ambient = np.array([0.0] * count + [1.0] * count)
+    at_zero, at_one = np.split(modelled(parameters, runs.select([*range(count)] * 2), ambient), 2, axis=1)
+    slope, gap = at_one - at_zero, runs.temperature_c - at_zero
+    seen = np.where(np.isfinite(gap), slope, 0.0)[known]
+    rooms = (seen * np.nan_to_num(gap[known])).sum(0) / (seen**2).sum(0)
+    return rooms, rooms * slope - gap
 
 
 def _short(value: Any) -> float:

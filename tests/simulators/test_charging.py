@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from caq.errors import ConfigError, TraceError
+from simulators.battery import Battery
 from simulators.charging import read_irradiance, recorded, scheduled, solar
+from simulators.parameters import load_battery
 
 HOURS = np.arange(48) * 3600.0
 COLUMNS = np.array(["ghi_w_m2", "dni_w_m2", "dhi_w_m2", "air_temp_c"])
@@ -45,6 +47,17 @@ def test_solar_power_follows_the_day(tmp_path):
     np.testing.assert_allclose(solar(year, HOURS + 365 * 86_400, 0.02, 0.15), solar(year, HOURS, 0.02, 0.15))
     between = solar(year, year.times_s[9:11].mean(keepdims=True), 1.0, 1.0)
     assert between[0] == pytest.approx(year.ghi_w_m2[9:11].mean())
+
+
+def test_a_panel_carries_a_sensor_through_the_nights(tmp_path):
+    year, battery = read_irradiance(_year(tmp_path), "place"), Battery(load_battery("sensor-500mah"))
+    harvest = solar(year, np.arange(3 * 288) * 300.0, area_m2=0.004, efficiency=0.15)
+    state = battery.start(np.full(2, 0.9))
+    for watts in harvest:
+        # 10 mW all day; the second one has no panel.
+        state, voltage = battery.step(state, 0.01 - np.array([watts, 0.0]), 15.0, 300.0)
+    assert state.state_of_charge[0] > 0.85 and battery.cut_off(state, voltage).tolist() == [False, False]
+    assert state.state_of_charge[1] == pytest.approx(0.9 - 3 * 24 * 0.01 / 3.9 / 0.5, abs=0.03)
 
 
 @pytest.mark.parametrize(("area", "efficiency", "named"), [(0, 0.1, "area_m2"), (1, 0, "efficiency"), (1, 2, "effic")])
