@@ -210,7 +210,7 @@ def main() -> None:
             if key != "unit":
                 print(f"    {key:24} {json.dumps(value)}")
     if args.plot:
-        plot(*sides, args.plot)
+        plot(sides[0], sides[0] if args.train else sides[1], sides[2], args.plot)
     if not args.train:
         about = {"seed": SEED, "replicas": REPLICAS, "python": platform.python_version(), "numpy": np.__version__}
         devices = {"train": [t.device for t in train], "held_out": [t.device for t in out]}
