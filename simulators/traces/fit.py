@@ -202,12 +202,8 @@ def charge(found: Steps) -> Charge:
     bent = np.bincount(session, below * taper[level])
     long = np.bincount(session, below * base * own[device]) >= LONG_SESSION
     rates = np.maximum(np.bincount(session, np.where(below > 0, percent, 0))[long] / bent[long] / 100, 0)
-    # By time: slow sessions last longer, of which generated ones know nothing.
-    weight = np.bincount(session, below)[long]
     whose = device[np.unique(session, return_index=True)[1]][long]
-    devices = np.unique(whose)
-    by_device = [(rates[whose == at], weight[whose == at]) for at in devices]
-    return Charge(marginal(*zip(*by_device, strict=True))[0], tuple(taper))
+    return Charge(marginal([rates[whose == at] for at in np.unique(whose)])[0], tuple(taper))
 
 
 def drain(found: Steps) -> Drain:
@@ -261,20 +257,16 @@ def _coarse(gained: Floats) -> bool:
     return len(moved) > 0 and float(moved.min()) > 0.011
 
 
-def marginal(values: Sequence[Floats], weights: Sequence[Floats] | None = None) -> tuple[Marginal, list[Floats]]:
+def marginal(values: Sequence[Floats]) -> tuple[Marginal, list[Floats]]:
     """The distribution of all devices' values, and each one's normal scores less their mean."""
-    weights = weights or [np.ones(len(value)) for value in values]
-    every, weight = np.concatenate(values), np.concatenate(weights)
-    order = np.argsort(every)
-    share = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
-    quantiles = np.interp(np.linspace(0, 1, QUANTILES), share, every[order])
+    quantiles = np.quantile(np.concatenate(values), np.linspace(0, 1, QUANTILES))
     # Steps too small to matter, so that equal quantiles can be turned back into scores.
     rising = quantiles + np.arange(QUANTILES) * 1e-9
     scores = [np.interp(value, rising, SCORES) for value in values]
-    means = [np.average(score, weights=weight) for score, weight in zip(scores, weights, strict=True)]
-    scores = [score - mean for score, mean in zip(scores, means, strict=True)]
-    within = np.mean([np.average(score**2, weights=weight) for score, weight in zip(scores, weights, strict=True)])
-    return Marginal(tuple(quantiles.tolist()), float(np.var(means) / (np.var(means) + within))), scores
+    means = np.array([score.mean() for score in scores])
+    between, within = float(means.var()), float(np.mean([score.var() for score in scores]))
+    of_device = [score - mean for score, mean in zip(scores, means, strict=True)]
+    return Marginal(tuple(quantiles.tolist()), between / (between + within)), of_device
 
 
 def memory(traces: Sequence[Trace]) -> Memory:

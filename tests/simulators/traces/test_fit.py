@@ -92,11 +92,13 @@ def test_steps_know_what_was_seen():
     np.testing.assert_allclose(filled.gained.sum(), 0.29)
 
 
-def test_a_marginal_by_weights():
-    values, weights = np.arange(1000.0), np.concatenate([np.full(500, 1.0), np.full(500, 3.0)])
-    found, _ = marginal([values[:300], values[300:]], [weights[:300], weights[300:]])
-    # A quarter of the weight is on the first half of the values.
-    assert found.quantiles[5] == pytest.approx(500, abs=1) and found.quantiles[10] == pytest.approx(666.7, abs=1)
+def test_a_marginal_knows_what_is_between_devices():
+    rng = np.random.default_rng(0)
+    scores = np.sqrt(0.3) * rng.standard_normal((400, 1)) + np.sqrt(0.7) * rng.standard_normal((400, 200))
+    found, within = marginal(list(np.exp(scores)))
+    assert found.device_share == pytest.approx(0.3, abs=0.05)
+    np.testing.assert_allclose(np.log(found.quantiles[5::5][:3]), [-0.674, 0, 0.674], atol=0.08)
+    assert np.std(within) == pytest.approx(np.sqrt(0.7), abs=0.03)
 
 
 def test_folders_without_the_data(tmp_path):
