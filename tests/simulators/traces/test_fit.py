@@ -18,13 +18,13 @@ FOLDER = Path(os.environ.get("CAQ_DATA", "/nonexistent"))
 
 @pytest.fixture(scope="module")
 def found():
-    """The fit to generated phones, each recording half of the time, in stretches of hours."""
+    """The fit to generated phones, each recording most of the time, with gaps of 8 hours and more, which none fills."""
     days = phone_days(60, days=6, seed=1)
     rng = np.random.default_rng(0)
     traces = []
     for device in range(60):
         whole = days.trace(device)
-        rows = np.repeat(rng.random(6 * 6) < 0.7, 240)
+        rows = np.repeat(rng.random(6 * 3) < 0.7, 480)
         columns = {name: column[rows] for name, column in whole.columns.items()}
         traces.append(Trace(whole.times_s[rows], columns, "generated"))
     weeks = phone_days(20, days=10, seed=2).columns["memory_available"][:, ::5]
