@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq.errors import ConfigError, TraceError
-from simulators.traces import Trace, resample
-from simulators.traces.days import phone_days
+from simulators.traces import Trace, phone_days, resample
 from simulators.workload import Bursts, Diurnal, device_counts, device_seeds, edges
 
 DAY_S = 86400.0

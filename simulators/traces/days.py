@@ -152,7 +152,6 @@ def _battery(
     """State of charge and charging, (total, n) each, of devices that begin half charged and off their chargers."""
     charge, drain = model.charge, model.drain
     hazards = _Hazards(model.plug, model.unplug, scores[:2])
-    gain = (charge.per_hour / 60 * np.exp(charge.device_sigma * scores[2])).astype(np.float32)
     taper, saving = np.array(charge.level, np.float32), np.array(drain.level, np.float32)
     loss = drain.per_hour / 60 * np.exp(drain.device_sigma * scores[3] - drain.noise_sigma**2 / 2)
     loss = loss.astype(np.float32)
@@ -160,16 +159,18 @@ def _battery(
     fresh = np.float32(drain.noise_sigma * np.sqrt(1 - keep**2))
     noise = np.float32(drain.noise_sigma) * normal[0, 0]
     level = np.full(len(noise), 0.5, np.float32)
-    session = np.ones_like(level)
+    gain = np.zeros_like(level)
     levels, chargings = np.empty_like(chance), np.empty_like(chance)
     for step, (on, chances, normals) in enumerate(zip(screen, chance, normal, strict=True)):
         classes = level_class(level)
         charging, changed = hazards.step(step, chances, classes)
         levels[step], chargings[step] = level, charging
-        session = np.where(changed, np.exp(np.float32(charge.session_sigma) * normals[1]), session)
+        # A session that begins draws its rate; one that ends does too, to no effect.
+        if changed.any():
+            gain[changed] = value_of(charge.per_hour, scores[2, changed], normals[1, changed]) / 60
         noise = keep * noise + fresh * normals[0]
         lost = loss * np.exp(noise) * saving[classes] * np.where(on, np.float32(drain.screen), np.float32(1))
-        level = np.clip(level + np.where(charging, gain * session * taper[classes], -lost), 0, 1)
+        level = np.clip(level + np.where(charging, gain * taper[classes], -lost), 0, 1)
     return levels, chargings
 
 

@@ -47,6 +47,8 @@ PRIOR_EVENTS = 1.0
 ROUNDS = 60
 #: A session that gains less, in percent, says little on the charger.
 LONG_SESSION = 10.0
+#: Above this, phones charge more slowly.
+TAPER_FROM = 0.9
 WINDOWS_MIN = (30, 60, 120, 240)
 
 Floats = NDArray[np.float64]
@@ -193,23 +195,15 @@ def charge(found: Steps) -> Charge:
     percent, hours = found.gained[rows] * 100, found.minutes[rows] / 60
     level, device = level_class(found.level[rows]), np.unique(found.device[rows], return_inverse=True)[1]
     base, (taper,), own, _ = scaled(percent, hours, [(level, LEVELS)], device, PRIOR_EVENTS)
-    # What a session gained below the taper, over what its device gains on average in that time.
+    taper /= taper.max()
+    # What each session gained below the taper, over the hours that this took; the unbent rate of its charger.
     session = np.unique(found.session[rows], return_inverse=True)[1]
-    below = found.level[rows] < 0.9
-    expected = np.bincount(session, np.where(below, base * hours * taper[level] * own[device], 0))
-    observed = np.bincount(session, np.where(below, percent, 0))
-    long = expected >= LONG_SESSION
-    ratio = np.log(np.maximum(observed[long] / expected[long], 0.05))
-    # By time: slow sessions last longer, of which generated ones know nothing.
-    weight = np.bincount(session, np.where(below, hours, 0))[long]
-    mean = np.average(ratio, weights=weight)
-    typical = base * np.exp(np.log(own).mean() + mean) / 100
-    # A percent is lost to rounding at both ends.
-    variance = np.average((ratio - mean) ** 2 - 1 / 6 / expected[long] ** 2, weights=weight)
-    fastest = float(taper.max())
-    return Charge(
-        typical * fastest, tuple(taper / fastest), float(np.log(own).std(ddof=1)), float(np.sqrt(max(variance, 0)))
-    )
+    below = np.where(found.level[rows] < TAPER_FROM, hours, 0)
+    bent = np.bincount(session, below * taper[level])
+    long = np.bincount(session, below * base * own[device]) >= LONG_SESSION
+    rates = np.maximum(np.bincount(session, np.where(below > 0, percent, 0))[long] / bent[long] / 100, 0)
+    whose = device[np.unique(session, return_index=True)[1]][long]
+    return Charge(marginal([rates[whose == at] for at in np.unique(whose)])[0], tuple(taper))
 
 
 def drain(found: Steps) -> Drain:
@@ -270,9 +264,9 @@ def marginal(values: Sequence[Floats]) -> tuple[Marginal, list[Floats]]:
     rising = quantiles + np.arange(QUANTILES) * 1e-9
     scores = [np.interp(value, rising, SCORES) for value in values]
     means = np.array([score.mean() for score in scores])
-    share = means.var() / (means.var() + np.mean([score.var() for score in scores]))
-    rounded = tuple(float(q) for q in np.round(quantiles, 4))
-    return Marginal(rounded, float(share)), [score - mean for score, mean in zip(scores, means, strict=True)]
+    between, within = float(means.var()), float(np.mean([score.var() for score in scores]))
+    of_device = [score - mean for score, mean in zip(scores, means, strict=True)]
+    return Marginal(tuple(quantiles.tolist()), between / (between + within)), of_device
 
 
 def memory(traces: Sequence[Trace]) -> Memory:
@@ -289,10 +283,8 @@ def memory(traces: Sequence[Trace]) -> Memory:
     return Memory(distribution, *best[1:])
 
 
-def fit(folder: Path) -> PhoneModel:
-    """The model of the devices to train on. Raises TraceError if the data are not in `folder`."""
-    traces = train_and_held_out(phones(folder))[0]
-    virtual = train_and_held_out(machines(folder))[0]
+def fit(traces: Sequence[Trace], virtual: Sequence[Trace]) -> PhoneModel:
+    """The model of phones, of which some tell when the screen is off, and of the memory of virtual machines."""
     battery = steps(traces, [trace.columns["charging"] for trace in traces])
     screens = [screen_on(trace) for trace in traces]
     filled = steps(traces, [trace.columns["charging"] for trace in traces], FILL_S)
@@ -332,7 +324,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=PHONE, metavar="FILE.yaml", help="default %(default)s")
     args = parser.parse_args()
-    text = yaml.safe_dump(plain(asdict(fit(args.data))), sort_keys=False, default_flow_style=None, width=116)
+    sides = train_and_held_out(phones(args.data)), train_and_held_out(machines(args.data))
+    model = fit(sides[0][0], sides[1][0])
+    text = yaml.safe_dump(plain(asdict(model)), sort_keys=False, default_flow_style=None, width=116)
     args.out.write_text(
         f"# Written by `python -m simulators.traces.fit`; what it means: simulators/traces/model.py\n{text}"
     )

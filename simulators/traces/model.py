@@ -38,16 +38,19 @@ class Hazard:
 
 
 @dataclass(frozen=True)
+class Marginal:
+    """A distribution by its quantiles; of the variance of its normal scores, `device_share` is between devices."""
+
+    quantiles: tuple[float, ...]
+    device_share: float
+
+
+@dataclass(frozen=True)
 class Charge:
-    """Charge gained on the charger: per_hour of the median device, times a factor of the state of charge.
+    """Charge gained on the charger: each session has a rate per hour, times a factor of the state of charge up to 1."""
 
-    device_sigma, session_sigma: deviations of the logarithm between devices, and between sessions of one.
-    """
-
-    per_hour: float
+    per_hour: Marginal
     level: tuple[float, ...]
-    device_sigma: float
-    session_sigma: float
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,6 @@ class Drain:
     device_sigma: float
     noise_sigma: float
     noise_min: float
-
-
-@dataclass(frozen=True)
-class Marginal:
-    """A distribution by its quantiles; of the variance of its normal scores, `device_share` is between devices."""
-
-    quantiles: tuple[float, ...]
-    device_share: float
 
 
 @dataclass(frozen=True)
@@ -134,21 +129,29 @@ def load_model(path: Path = PHONE) -> PhoneModel:
 
     def marginal(data: object, at: str) -> Marginal:
         found: Marginal = plain(data, at, Marginal, {"quantiles": QUANTILES})
-        if list(found.quantiles) != sorted(found.quantiles) or found.quantiles[-1] > 1 or found.device_share > 1:
-            fields.fail(at, "quantiles must ascend and end at 1 at most; device_share is a share")
+        if list(found.quantiles) != sorted(found.quantiles) or found.device_share > 1:
+            fields.fail(at, "quantiles must ascend, and device_share is at most 1")
         return found
+
+    def share(data: object, at: str) -> Marginal:
+        found = marginal(data, at)
+        return found if found.quantiles[-1] <= 1 else fields.fail(at, "quantiles must be at most 1")
+
+    def charge(data: object, at: str) -> Charge:
+        given = mapping(data, at, Charge)
+        return Charge(marginal(given["per_hour"], f"{at}.per_hour"), numbers(given["level"], f"{at}.level", LEVELS))
 
     def memory(data: object, at: str) -> Memory:
         given = mapping(data, at, Memory)
         numbers_ = {name: number(value, f"{at}.{name}") for name, value in given.items() if name != "marginal"}
-        return Memory(marginal=marginal(given["marginal"], f"{at}.marginal"), **numbers_)
+        return Memory(marginal=share(given["marginal"], f"{at}.marginal"), **numbers_)
 
     readers: dict[str, Callable[[object, str], object]] = {
         "source": fields.text,
         **dict.fromkeys(("plug", "unplug", "screen_on", "screen_off"), hazard),
-        "charge": lambda data, at: plain(data, at, Charge, {"level": LEVELS}),
+        "charge": charge,
         "drain": lambda data, at: plain(data, at, Drain, {"level": LEVELS}),
-        "brightness": marginal,
+        "brightness": share,
         "memory": memory,
     }
     given = mapping(read(path), "the file", PhoneModel)
