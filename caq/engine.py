@@ -22,6 +22,7 @@ from caq.native import NativePlan, Program, Tables
 from caq.native import softmax as native_softmax
 from caq.plan import build_plan
 from caq.quant import plane_bytes
+from caq.scaling import check_finite
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -204,6 +205,10 @@ class Engine:
         y = plan.run_sample(x)
         return self.run_plan(plan, x) if y is None else y
 
+    def bind(self) -> Binding:
+        """Arrays for one sample and its outputs, to be used again and again: the least that an inference can cost."""
+        return Binding(self)
+
     def run_at(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int16], str]:
         """As `run`, and the name of the operating point that this very inference ran at."""
         point, plan = self._active
@@ -236,3 +241,28 @@ class Engine:
     def output_step(self) -> float:
         """The real value of one output code."""
         return float(self.model.parameters.steps[-1])
+
+
+class Binding:
+    """Arrays of one sample and its outputs, bound to an engine, as inference loops have them.
+
+    x: the sample, in the data's own layout and dtype: write into it, then call `run`, which writes output codes
+    (classes,) int16 to y. Nothing is allocated or copied between. Each `run` is at the engine's point of that moment.
+    A binding belongs to one thread at a time; an engine may have many.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        model = engine.model
+        self._engine = engine
+        self.x: NDArray[np.generic] = np.zeros(model.sample_shape, model.scaling.dtype)
+        self.y: NDArray[np.int16] = np.zeros(math.prod(model.graph.shapes[-1]), np.int16)
+        program = engine.program
+        self._memory = None if program is None else (*program.pointers(self.x, self.y), program.make_arena())
+
+    def run(self) -> None:
+        """Runs the sample in `x`. Raises DataError on NaN and infinity; y has no meaning then."""
+        plan = self._engine._active[1]
+        if self._memory is None:
+            self.y[:] = plan.run(self.x[np.newaxis])[0]
+        elif plan.run_into(*self._memory):  # type: ignore[union-attr]  # all plans of a program are native
+            check_finite(self.x, "x")

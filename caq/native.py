@@ -362,6 +362,10 @@ class Program:
         self.spare_outputs.extend(rest)
         return first
 
+    def pointers(self, x: NDArray[np.generic], y: NDArray[np.int16]) -> tuple[Any, Any]:
+        """Of a sample and its outputs, for `NativePlan.run_into`; they keep the arrays."""
+        return _from_buffer(x), _from_buffer(_INT16_ARRAY, y)
+
     def trim(self) -> None:
         """Frees the arenas that no inference uses, and arrays for outputs to come."""
         self.arenas.clear()
@@ -467,6 +471,13 @@ class NativePlan:
         bad = _run(self._isa, self._steps, self._layers, source, 1, target, arena)
         self._arenas.append(arena)
         return None if bad else y
+
+    def run_into(self, source: Any, target: Any, arena: Any) -> int:
+        """Runs the sample at pointer `source`; codes go to pointer `target`. Nonzero on NaN and infinity."""
+        if self._reads_planes:
+            self._program.model.check_file()
+        refused: int = _run(self._isa, self._steps, self._layers, source, 1, target, arena)
+        return refused
 
     def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
         """Output codes (N, outputs) of a batch (N, *sample_shape).

@@ -39,6 +39,34 @@ def test_a_batch_is_its_samples(seed, dtype):
         np.testing.assert_array_equal(engine.run(np.asfortranarray(x)), batch)
 
 
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("options", [{}, {"lean": True}])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_binding_runs_what_its_array_holds(dtype, options, kernels):
+    engine = Engine(models.model(1, dtype), kernels=kernels, **options)
+    x = models.samples(engine.model, 3)
+    bound, other = engine.bind(), engine.bind()
+    other.run()
+    zeros = other.y.copy()
+    for name in engine.points:
+        engine.select(name)
+        for sample in x:
+            bound.x[:] = sample
+            bound.run()
+            np.testing.assert_array_equal(bound.y, engine.run(sample))
+        engine.trim()
+    np.testing.assert_array_equal(other.y, zeros)
+
+
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_binding_refuses_what_is_not_finite(bad, kernels):
+    bound = Engine(models.model(0, "float32"), kernels=kernels).bind()
+    bound.x.flat[1] = bad
+    with pytest.raises(DataError, match="finite"):
+        bound.run()
+
+
 def test_gray_images_may_leave_their_channel_out():
     engine = Engine(models.tiny())
     x = models.samples(engine.model, 4)
