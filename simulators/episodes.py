@@ -182,17 +182,32 @@ def _ambient(seeds: Seeds, step_s: float) -> NDArray[np.float64]:
     return means_c[:, None] + 4 * np.sin(2 * np.pi * (hour - 9) / 24)
 
 
+def request_times(device: int, seed: int, edges_s: NDArray[np.float64], mean_per_s: float = 1.0) -> NDArray[np.float64]:
+    """When the requests of a device's generated day arrive, ascending seconds since midnight; edges_s (T+1,).
+
+    Those of `episodes`, if the steps are the same. mean_per_s: mean over devices and the hours of a day.
+    """
+    _, busyness, hourly, bursts = device_seeds(1, seed, device)[0].spawn(4)
+    usual, spells = _processes(busyness, mean_per_s)
+    return np.sort(np.concatenate([usual.times(hourly, edges_s), spells.times(bursts, edges_s)]))
+
+
 def _requests(busyness: Seeds, hourly: Seeds, bursts: Seeds, step_s: float, mean_per_s: float) -> NDArray[np.float64]:
-    """Counts of two processes together, assumed: people's hours, and bursts of 20 minutes every four hours.
+    """Counts (D, T)."""
+    edges_s = edges(DAY_S, step_s)
+    usual = [_processes(own, mean_per_s)[0].counts(seed, edges_s) for own, seed in zip(busyness, hourly, strict=True)]
+    spells = _processes(busyness[0], mean_per_s)[1]
+    return (np.stack(usual) + device_counts(spells, bursts, edges_s)).astype(np.float64)
+
+
+def _processes(busyness: np.random.SeedSequence, mean_per_s: float) -> tuple[Diurnal, Bursts]:
+    """Two processes, assumed: people's hours, and bursts of 20 minutes every four hours.
 
     Bursts bring a fifth of all requests. How busy a device is by the hour is log-normal (sigma 0.4, mean 1): what a
     policy does not know of a day that begins.
     """
-    edges_s = edges(DAY_S, step_s)
     by_hour = 0.8 * mean_per_s * HOURLY / HOURLY.mean()
-    factors = np.exp([0.4 * np.random.default_rng(seed).standard_normal() - 0.08 for seed in busyness])
-    usual = [
-        Diurnal(tuple(factor * by_hour)).counts(seed, edges_s) for factor, seed in zip(factors, hourly, strict=True)
-    ]
-    spells = Bursts(0.0, 0.2 * mean_per_s * (BURST_S + CALM_S) / BURST_S, CALM_S, BURST_S)
-    return (np.stack(usual) + device_counts(spells, bursts, edges_s)).astype(np.float64)
+    factor = np.exp(0.4 * np.random.default_rng(busyness).standard_normal() - 0.08)
+    return Diurnal(tuple(factor * by_hour)), Bursts(
+        0.0, 0.2 * mean_per_s * (BURST_S + CALM_S) / BURST_S, CALM_S, BURST_S
+    )

@@ -8,10 +8,11 @@ devices can be stepped by counts alone, and any of them be replayed request by r
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -270,34 +271,79 @@ class Queue:
         service = np.broadcast_to(np.asarray(service_s, np.float64), requests.arrival_s.shape)
         if not ((service >= 0) & np.isfinite(service)).all():
             raise ConfigError("service_s must be finite and at least 0")
-        start_s = np.full(len(requests), math.nan)
-        arrival, deadline, lasts = requests.arrival_s.tolist(), requests.deadline_s.tolist(), service.tolist()
-        priority = requests.priority.tolist()
-        waiting: list[tuple[int, int]] = []
-        free_s = -math.inf
+        server = Server(self, requests)
+        server.run(math.inf, service.tolist().__getitem__)
+        return server.served
+
+
+class Server:
+    """A queue in motion: how long a request takes may depend on what was done with those before it."""
+
+    def __init__(self, queue: Queue, requests: Requests) -> None:
+        self._queue, self._requests = queue, requests
+        self._arrival, self._deadline = requests.arrival_s.tolist(), requests.deadline_s.tolist()
+        self._priority = requests.priority.tolist()
+        self._next, self._free_s = 0, -math.inf
+        self._waiting: list[tuple[int, int]] = []
+        self._start_s, self._finish_s = (np.full(len(requests), math.nan) for _ in range(2))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait now, without the one that is being served."""
+        return len(self._waiting)
+
+    @property
+    def served(self) -> Served:
+        """What became of all requests so far; those that still wait, or have not come, count as dropped."""
+        return Served(self._requests, self._start_s, self._finish_s, self._finish_s > self._requests.deadline_s)
+
+    def late(self, numbers: Ints) -> int:
+        """How many of these requests, which have begun, end after their deadline."""
+        return int((self._finish_s[numbers] > self._requests.deadline_s[numbers]).sum())
+
+    def run(self, until_s: float, service_s: Callable[[int], float]) -> Ints:
+        """Goes on to a time; requests that begin before it take `service_s(number)` seconds, of at least 0.
+
+        Returns the numbers of those that began, in the order in which they did.
+        """
+        queue, waiting, arrival, deadline = self._queue, self._waiting, self._arrival, self._deadline
+        begun: list[int] = []
+
+        def begin(at: int, now_s: float) -> None:
+            self._free_s = now_s + service_s(at)
+            self._start_s[at], self._finish_s[at] = now_s, self._free_s
+            begun.append(at)
 
         def begin_until(now_s: float) -> None:
             """Begins those waiting for whom the server is free by `now_s`."""
-            nonlocal free_s
-            while waiting and free_s <= now_s:
+            while waiting and self._free_s <= now_s:
                 _, chosen = heapq.heappop(waiting)
-                if not (self.drop_late and deadline[chosen] < free_s):
-                    start_s[chosen] = free_s
-                    free_s += lasts[chosen]
+                if not (queue.drop_late and deadline[chosen] < self._free_s):
+                    begin(chosen, self._free_s)
 
-        for at, now_s in enumerate(arrival):
+        for at in range(self._next, len(arrival)):
+            now_s = arrival[at]
+            if now_s >= until_s:
+                break
+            self._next = at + 1
             begin_until(now_s)
-            if free_s <= now_s:
-                start_s[at], free_s = now_s, now_s + lasts[at]
+            if self._free_s <= now_s:
+                begin(at, now_s)
                 continue
-            if self.drop_late and len(waiting) == self.capacity:
+            if queue.drop_late and len(waiting) == queue.capacity:
                 waiting[:] = [(urgency, other) for urgency, other in waiting if deadline[other] >= now_s]
                 heapq.heapify(waiting)
-            if len(waiting) != self.capacity:
-                heapq.heappush(waiting, (priority[at], at))
-        begin_until(math.inf)
-        finish_s = start_s + service
-        return Served(requests, start_s, finish_s, finish_s > requests.deadline_s)
+            if len(waiting) != queue.capacity:
+                heapq.heappush(waiting, (self._priority[at], at))
+        # What begins at `until_s` itself takes what is in force from then on.
+        begin_until(math.nextafter(until_s, -math.inf))
+        return np.array(begun, np.int64)
+
+    def turn_away(self, until_s: float) -> None:
+        """Goes on to a time as a server that is off: who waits or comes before then is dropped."""
+        self._waiting.clear()
+        self._free_s = -math.inf
+        self._next = max(self._next, bisect.bisect_left(self._arrival, until_s))
 
 
 def _ascending(times_s: ArrayLike) -> Floats:

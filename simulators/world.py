@@ -12,7 +12,8 @@ The queue is a fluid: arrivals are even within a step and the backlog moves in a
 vol. 2, 1976, ch. 2), so waiting by chance among few requests is not seen. A device works to the end of the step in
 which its battery is cut off.
 
-`advance` is the one place where this is computed. It takes arrays, or with `simulators.scalar` plain numbers: the
+`advance` is the one place where this is computed; `react` is its part that follows from what was served, for a queue
+that is no fluid (`simulators.simulate`). They take arrays, or with `simulators.scalar` plain numbers: the
 single environment needs no numpy for one device.
 """
 
@@ -120,9 +121,25 @@ def advance(
     given: Surroundings,
 ) -> tuple[State, Outcome]:
     """One step. xp, battery, thermal: numpy, Battery and Thermal; or their scalar twins in `simulators.scalar`."""
-    on = state.on
     latency = choice.latency_s / thermal.speed(state.throttled)
-    done = serve(xp, on, latency, state.queue, given.requests, duration_s, device.queue_limit, device.deadline_s)
+    done = serve(xp, state.on, latency, state.queue, given.requests, duration_s, device.queue_limit, device.deadline_s)
+    return react(xp, battery, thermal, device, duration_s, state, choice, given, latency, done)
+
+
+def react(
+    xp: Any,
+    battery: Any,
+    thermal: Any,
+    device: Device,
+    duration_s: float,
+    state: State,
+    choice: Choice,
+    given: Surroundings,
+    latency_s: Any,
+    done: Served,
+) -> tuple[State, Outcome]:
+    """What requests that were served, `latency_s` each, do to a device in a step; `given.requests` has no say."""
+    on = state.on
     inference_j = done.served * choice.energy_j
     power = on * given.other_w + inference_j / duration_s
     charge, voltage = battery.step(state.battery, power - given.charger_w, state.temperature_c[0], duration_s)
@@ -136,7 +153,7 @@ def advance(
         done.queue,
     )
     over_memory = on & (choice.resident_bytes > given.available_bytes)
-    busy = done.served * latency / duration_s
+    busy = done.served * latency_s / duration_s
     outcome = Outcome(
         choice.accuracy, done.served, done.late, done.dropped, busy, inference_j, power, over_memory, on == 0
     )
