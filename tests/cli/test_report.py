@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from caq.cli.report import DayLog, _labels, write_report
+from caq.cli.page import labels
+from caq.cli.report import DayLog, write_report
 from caq.errors import DataError, MissingExtraError
 
 N = 60
@@ -165,7 +166,7 @@ def test_day_log_refuses(changes, message):
     ],
 )
 def test_long_names_keep_what_tells_them_apart(names, shown):
-    assert _labels(names) == shown
+    assert labels(names) == shown
 
 
 def test_missing_matplotlib_names_the_extra(monkeypatch, tmp_path):
