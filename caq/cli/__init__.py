@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import caq
-from caq.cli import convert, cost, demo, doctor, evaluate, info, profile, record, run, simulate, train
+from caq.cli import convert, cost, demo, doctor, evaluate, fleet, info, profile, record, run, simulate, train
 from caq.cli.output import Output
 from caq.errors import CaqError
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "cost": cost,
     "run": run,
     "simulate": simulate,
+    "fleet": fleet,
     "record": record,
     "profile": profile,
     "doctor": doctor,

@@ -17,18 +17,21 @@ if TYPE_CHECKING:
 
 
 class Setting(NamedTuple):
-    """What a policy may be made for. points: of the model. costs, device: simulated. hour: local time, 0..24."""
+    """What a policy may be made for. points: of the model, if there is one. costs, device: simulated. hour: local time,
+    0..24."""
 
-    points: Mapping[str, OperatingPoint]
+    points: Mapping[str, OperatingPoint] | None
     costs: PointCosts
     device: Device
     hour: Callable[[], float]
 
 
 def _threshold(path: str, setting: Setting) -> Policy:
-    from policies import ThresholdPolicy
+    from policies.threshold import PHONE, ThresholdPolicy
 
-    return ThresholdPolicy.from_yaml(path) if path else ThresholdPolicy.default(setting.points)
+    if path or setting.points is None:
+        return ThresholdPolicy.from_yaml(path or PHONE)
+    return ThresholdPolicy.default(setting.points)
 
 
 def _fixed(point: str, setting: Setting) -> Policy:
