@@ -297,7 +297,7 @@ def _means(m: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
     requests, served = m["requests"].sum(), m["served"].sum()
     return {
         "devices": count,
-        "lasted": float(1 - ended.mean()),
+        "lasted": float((~ended).mean()),
         "lifetime_h": float(m["lifetime_s"][ended].mean() / 3600) if ended.any() else None,
         "accuracy": float(m["right"].sum() / served) if served else None,
         "served": float(served / requests) if requests else None,

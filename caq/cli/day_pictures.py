@@ -37,7 +37,8 @@ class _Days:
         return np.arange(1, self.scenario.days.steps + 1, dtype=np.float64) * self.scenario.days.step_s
 
     def lines(self) -> list[tuple[str, Log, str]]:
-        return [(name, log, colour) for (name, log), colour in zip(self.logs.items(), LINES, strict=False)]
+        """From the last one to the first, so that the first is drawn on top; `legend` turns them round."""
+        return [(name, log, colour) for (name, log), colour in zip(self.logs.items(), LINES, strict=False)][::-1]
 
 
 def day_pictures(logs: Mapping[str, Log], scenario: Scenario) -> list[Drawn]:
@@ -87,9 +88,9 @@ def _charge(days: _Days, figure: Figure) -> None:
 
 def _temperature(days: _Days, figure: Figure) -> None:
     axes, times = _axes(days, figure)
+    axes.plot(times, days.scenario.days.ambient_c[0], color=MUTED, linewidth=1.0, linestyle=":", label="air")
     for name, log, colour in days.lines():
         axes.plot(times, log.steps.temperature_c, color=colour, label=name)
-    axes.plot(times, days.scenario.days.ambient_c[0], color=MUTED, linewidth=1.0, linestyle=":", label="air")
     hottest = max(float(log.steps.temperature_c.max()) for log in days.logs.values())
     limit = days.scenario.thermal.throttle_above_c
     if hottest > limit - 15:
@@ -135,7 +136,7 @@ def _used(days: _Days) -> list[str]:
 
 def _accuracy(days: _Days, figure: Figure) -> None:
     axes, times = _axes(days, figure)
-    lowest = 1.0
+    lowest, highest = 1.0, 0.0
     for name, log, colour in days.lines():
         s = log.steps
         executed = bool(s.executed.any())
@@ -143,12 +144,12 @@ def _accuracy(days: _Days, figure: Figure) -> None:
         rolled = _rolled(right, served, log.step_s)
         axes.plot(times, rolled, color=colour, label=name)
         if np.isfinite(rolled).any():
-            lowest = min(lowest, float(np.nanmin(rolled)))
+            lowest, highest = min(lowest, float(np.nanmin(rolled))), max(highest, float(np.nanmax(rolled)))
         if executed:
             axes.plot(
                 times, _rolled(s.accuracy * s.served, s.served, log.step_s), color=colour, linewidth=0.9, linestyle=":"
             )
-    axes.set_ylim(max(0.0, np.floor(lowest * 20 - 0.5) / 20), None)
+    axes.set_ylim(max(0.0, np.floor(lowest * 20 - 0.5) / 20), min(1.01, highest + 0.02))
     percent(axes)
     legend(figure, axes)
 
@@ -165,15 +166,18 @@ def _queue(days: _Days, figure: Figure) -> None:
     axes, times = _axes(days, figure)
     for name, log, colour in days.lines():
         axes.plot(times, log.steps.queue, color=colour, label=name)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * max(1, *(int(log.steps.queue.max()) for log in days.logs.values())))
     legend(figure, axes)
 
 
 def _lost(days: _Days, figure: Figure) -> None:
+    from matplotlib.ticker import EngFormatter
+
     axes, times = _axes(days, figure)
     for name, log, colour in days.lines():
         axes.plot(times, np.cumsum(log.steps.late + log.steps.dropped), color=colour, label=name)
     axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
     legend(figure, axes)
 
 

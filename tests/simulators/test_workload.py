@@ -13,6 +13,7 @@ from simulators.workload import (
     Queue,
     Recorded,
     Requests,
+    Server,
     device_counts,
     device_seeds,
     edges,
@@ -214,3 +215,26 @@ def test_a_queue_without_room_loses_as_erlang_says():
     lost = Queue(capacity=0).serve(given, np.random.default_rng(3).exponential(1.0, len(given))).dropped
     mean, error = mean_and_error(lost)
     assert mean == pytest.approx(1 / 3, abs=4 * error)
+
+
+def test_a_server_in_steps_serves_as_at_once():
+    given = poisson_requests(0.9, 3000, shares=(0.3, 0.7))
+    service = np.random.default_rng(4).exponential(1.0, len(given))
+    for queue in (Queue(), Queue(drop_late=False, capacity=3), Queue(capacity=2)):
+        whole = queue.serve(given, service)
+        server = Server(queue, given)
+        begun = [server.run(until_s, service.tolist().__getitem__) for until_s in (100.0, 100.0, 1e3, math.inf)]
+        np.testing.assert_array_equal(server.served.start_s, whole.start_s)
+        numbers = np.concatenate(begun)
+        assert len(begun[1]) == 0 and (whole.start_s[begun[0]] < 100).all()
+        assert sorted(numbers.tolist()) == np.flatnonzero(~whole.dropped).tolist()
+        assert server.late(numbers) == whole.late.sum() and server.waiting == 0
+
+
+def test_a_server_that_is_off_turns_away():
+    server = Server(Queue(drop_late=False), requests([0, 1, 2, 5, 9]))
+    assert server.run(2, lambda number: 10.0).tolist() == [0] and server.waiting == 1
+    server.turn_away(6)
+    assert server.waiting == 0
+    assert server.run(math.inf, lambda number: 1.0).tolist() == [4]
+    np.testing.assert_array_equal(server.served.start_s, [0, math.nan, math.nan, math.nan, 9])
