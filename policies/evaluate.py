@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caq.context import Context
+from caq.governor import Policy
+from caq.graph import Cost
+from caq.model import OperatingPoint
 from policies.oracle import Oracle
-from policies.seen import PointPolicy, Seen
+from policies.seen import FROM_CONTEXT, PointPolicy, Seen
 from simulators.envs.scenario import START_OF_CHARGE, Clock, Scenario
 from simulators.world import World
 
@@ -90,6 +94,26 @@ def of_policy(policy: PointPolicy) -> Chooser:
         if world.t == 0:
             policy.start(len(seen.current))
         return policy.choose(seen)
+
+    return choose
+
+
+def one_by_one(make: Callable[[], Policy], scenario: Scenario) -> Chooser:
+    """Policies that know contexts only, one for each device, asked one after the other."""
+    offered = tuple(
+        OperatingPoint(name, (), float(accuracy), "accuracy", 1, Cost(0, 0, 0))
+        for name, accuracy in zip(scenario.costs.names, scenario.costs.accuracy, strict=True)
+    )
+    names = scenario.costs.names
+    policies = [make() for _ in range(len(scenario.days))]
+
+    def choose(world: World, seen: Seen) -> NDArray[np.intp]:
+        columns = zip(*(getattr(seen, field).tolist() for field in FROM_CONTEXT), strict=True)
+        chosen = []
+        for policy, values, current in zip(policies, columns, seen.current.tolist(), strict=True):
+            context = Context.from_values(**dict(zip(FROM_CONTEXT, values, strict=True)))
+            chosen.append(names.index(policy.select(context, offered, names[current]).point))
+        return np.array(chosen, np.intp)
 
     return choose
 

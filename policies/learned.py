@@ -4,8 +4,8 @@
     with caq.Runtime("x.caq", policy) as runtime: ...
 
 The network is a multilayer perceptron over the row of `simulators.observation` (which a device need not have), one
-output for each operating point; the largest one wins. Two things are not left to it. A point that needs more memory than
-there is is replaced, see `PointTable.fitting`, in training as on the device. And where a context lies outside the range
+output for each operating point; the largest one wins. Two things are not left to it. A point that needs more memory
+than there is is replaced, see `PointTable.fitting`, in training as on the device. And where a context lies outside the range
 of those that it was trained on, or is missing, it has nothing to say: the fallback is taken, and the reason says why.
 
 The file is an uncompressed .npz without pickled objects, of the arrays in `_KEYS` and for each layer i `weight_i`
@@ -14,7 +14,6 @@ The file is an uncompressed .npz without pickled objects, of the arrays in `_KEY
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq.errors import ConfigError, VersionError, WeightsError, nearest
+from policies.arrays import read_arrays, write_arrays
 from policies.points import PointTable
 from policies.seen import PointPolicy, Seen, local_hour
 
@@ -42,7 +42,6 @@ INPUTS = (
 )
 #: °C at 0 and at 1.
 COLDEST_C, HOTTEST_C = -20.0, 60.0
-MAX_BYTES = 4 << 20
 MAX_LAYERS = 8
 #: A context may be that far beyond those of training, of a field's 0..1.
 SLACK = 0.02
@@ -136,75 +135,40 @@ class Network:
         points = self.points
         text = {"source": self.source, "activation": self.activation, "fallback": self.fallback}
         numbers = {"accuracy": points.accuracy, "energy_j": points.energy_j, "memory": points.memory}
-        with open(path, "wb") as file:
-            np.savez(
-                file,
-                version=np.int64(VERSION),
-                power_high_w=np.float64(self.power_high_w),
-                points=np.array(points.names),
-                **{name: np.array(value) for name, value in text.items()},
-                **numbers,
-                **self._arrays(),
-            )
+        write_arrays(
+            path,
+            version=np.int64(VERSION),
+            power_high_w=np.float64(self.power_high_w),
+            points=np.array(points.names),
+            **{name: np.array(value) for name, value in text.items()},
+            **numbers,
+            **self._arrays(),
+        )
 
 
 def read_network(path: str | Path) -> Network:
     """Reads a file of `Network.save`. Raises WeightsError that names the file and the array, VersionError on a file of
-    a newer version."""
-    arrays = _read_arrays(path)
-    if (version := _scalar(path, arrays, "version", "i")) != VERSION:
-        raise VersionError(f"{path}: version {version} is not read by this caq, which reads version {VERSION}")
+    another version."""
+    arrays = read_arrays(path)
+    if (version := arrays.number("version")) != VERSION:
+        raise VersionError(f"{path}: version {version:g} is not read by this caq, which reads version {VERSION}")
     layers = sum(name.startswith("weight_") for name in arrays)
-    expected = {*_KEYS, *(f"{kind}_{i}" for i in range(layers) for kind in ("weight", "bias"))}
-    if wrong := expected ^ set(arrays):
-        raise WeightsError(f"{path}: {min(wrong)}: {'is missing' if min(wrong) in expected else 'is unknown'}")
-    names = arrays["points"]
-    if names.ndim != 1 or names.dtype.kind != "U":
-        raise WeightsError(f"{path}: points: a list of texts is expected")
-    for name in ("accuracy", "energy_j", "memory"):
-        if arrays[name].dtype != np.float64:
-            raise WeightsError(f"{path}: {name}: float64 is expected, not {arrays[name].dtype}")
+    arrays.expect({*_KEYS, *(f"{kind}_{i}" for i in range(layers) for kind in ("weight", "bias"))})
     try:
+        columns = (arrays.floats(name) for name in ("accuracy", "energy_j", "memory"))
         return Network(
-            _scalar(path, arrays, "source", "U"),
-            PointTable(tuple(names.tolist()), arrays["accuracy"], arrays["energy_j"], arrays["memory"]),
-            tuple(arrays[f"weight_{i}"] for i in range(layers)),
-            tuple(arrays[f"bias_{i}"] for i in range(layers)),
-            _scalar(path, arrays, "activation", "U"),
-            arrays["low"],
-            arrays["high"],
-            _scalar(path, arrays, "power_high_w", "f"),
-            _scalar(path, arrays, "fallback", "U"),
+            arrays.text("source"),
+            PointTable(arrays.texts("points"), *columns),
+            tuple(arrays.floats(f"weight_{i}") for i in range(layers)),
+            tuple(arrays.floats(f"bias_{i}") for i in range(layers)),
+            arrays.text("activation"),
+            arrays.floats("low"),
+            arrays.floats("high"),
+            arrays.number("power_high_w"),
+            arrays.text("fallback"),
         )
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from None
-
-
-def _read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(part.file_size for part in archive.infolist()) > MAX_BYTES:
-                raise WeightsError(f"{path}: is larger than {MAX_BYTES} bytes")
-            names = archive.namelist()
-        if len(set(names)) != len(names):
-            raise WeightsError(f"{path}: an array stands there twice")
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
-    except WeightsError:
-        raise
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # zipfile and numpy have a dozen ways to refuse hostile bytes
-        raise WeightsError(f"{path}: is no file of a learned policy: {error}") from error
-
-
-def _scalar(path: str | Path, arrays: Mapping[str, NDArray[Any]], name: str, kind: str) -> Any:
-    if name not in arrays:
-        raise WeightsError(f"{path}: {name}: is missing")
-    array = arrays[name]
-    if array.shape != () or array.dtype.kind != kind:
-        raise WeightsError(f"{path}: {name}: one {'text' if kind == 'U' else 'number'} is expected")
-    return array.item()
 
 
 class LearnedPolicy(PointPolicy):

@@ -8,8 +8,8 @@ The state is charge on an even grid, whether the device is on, and the active po
 points the value is a line. What else a world's state has is not searched but put where it settles: the RC pair and the
 queue at rest, since both take far less than a step; temperature where the point's power brings it, since it moves
 resistance a little and throttling is far; ageing none, since it takes months. The step itself is
-`simulators.world.advance`, the world's own. In following its plan the oracle looks one step ahead from the true state, so
-what that returns is no estimate, but what a policy that knew the day did return: the score that others are held
+`simulators.world.advance`, the world's own. In following its plan the oracle looks one step ahead from the true state,
+so what that returns is no estimate, but what a policy that knew the day did return: the score that others are held
 against. How far it is from the plan's own value, and from that of a finer grid, is measured in `benchmarks.policies`.
 """
 

@@ -72,6 +72,22 @@ class PointTable:
             )
         return np.stack(rows)
 
+    def hull(self) -> NDArray[np.intp]:
+        """Rows on the upper hull of accuracy over energy, from the cheapest to the most accurate: with a given charge
+        nothing is better than one of these all the time, or two that are neighbours."""
+        found: list[int] = []
+        for i in np.lexsort((-self.accuracy, self.energy_j)).tolist():
+            if found and self.accuracy[i] <= self.accuracy[found[-1]]:
+                continue
+            while len(found) > 1 and self._slope(found[-1], i) >= self._slope(found[-2], found[-1]):
+                found.pop()
+            found.append(i)
+        return np.array(found)
+
+    def _slope(self, low: int, high: int) -> float:
+        rise = self.accuracy[high] - self.accuracy[low]
+        return float(rise / (self.energy_j[high] - self.energy_j[low]))
+
     def fitting(self, wanted: NDArray[np.intp], memory_available: NDArray[Any]) -> NDArray[np.intp]:
         """What to take where the points wanted (N,) need more memory than there is, (N,) share, NaN: unknown, enough.
 

@@ -1,7 +1,7 @@
 """What a policy looks at, for one device or for N at once, and the base of policies that are computed from it.
 
-On a device `select` reads a context and asks `choose` about one device; in a simulated world `choose` is asked about all
-of them. So there is one implementation of the decision.
+On a device `select` reads a context and asks `choose` about one device; in a simulated world `choose` is asked about
+all of them. So there is one implementation of the decision.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from policies.points import PointTable
 
 
 class Seen(NamedTuple):
-    """Of N devices, arrays (N,) float64, NaN where unknown. Units are those of `caq.context.Context`; hour: 0..24, local
-    time; current: (N,) index of the active point, -1 if the policy does not know it."""
+    """Of N devices, arrays (N,) float64, NaN where unknown. Units are those of `caq.context.Context`.
+
+    hour: 0..24, local time. current: (N,) index of the active point, -1 if the policy does not know it.
+    """
 
     state_of_charge: NDArray[Any]
     charging: NDArray[Any]

@@ -1,9 +1,10 @@
 """Trains a policy on days of simulated devices, and writes a network that runs on a device.
 
     python -m policies.train ppo --out camera-ppo.npz --checkpoint ppo.zip --tensorboard runs
+    python -m policies.train habits --out camera-habits.npz
 
-Goes on from the checkpoint if it is there. At the end the network is played on held-out devices, beside the fixed
-operating points.
+PPO and DQN go on from the checkpoint if it is there; `habits` counts what pacing goes by. At the end the policy is
+played on held-out devices, beside the fixed operating points.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caq.errors import CaqError
+from policies.seen import PointPolicy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m policies.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("algorithm", choices=("ppo", "dqn"))
+    parser.add_argument("algorithm", choices=("ppo", "dqn", "habits"))
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.npz")
     parser.add_argument("--steps", type=int, default=3_000_000, help="of all devices together")
     parser.add_argument("--seed", type=int, default=0)
@@ -43,21 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from policies.evaluate import fixed, of_policy, play, starts
-    from policies.learned import LearnedPolicy
-    from policies.train import dqn, learn, ppo
     from policies.train.days import days_of
 
-    algorithm = {"ppo": ppo, "dqn": dqn}[args.algorithm]
-    run = learn.Run(args.steps, args.seed, args.train_devices, args.evaluate_every, args.checkpoint, args.tensorboard)
-    network, curve = learn.train(algorithm, run)
-    network.save(args.out)
+    policy, curve = _habits(args) if args.algorithm == "habits" else _learn(args)
     held_out = days_of("held_out", args.held_out)
     charge = starts(held_out, seed=0)
-    learned = play(held_out, charge, of_policy(LearnedPolicy(network)))
+    played = play(held_out, charge, of_policy(policy))
     result = {
         "file": str(args.out),
         "validation": curve,
-        "held_out": {"devices": args.held_out, args.algorithm: round(float(learned.returns.mean()), 2)}
+        "held_out": {"devices": args.held_out, args.algorithm: round(float(played.returns.mean()), 2)}
         | {
             name: round(float(play(held_out, charge, fixed(i)).returns.mean()), 2)
             for i, name in enumerate(held_out.costs.names)
@@ -65,6 +62,29 @@ def _train(args: argparse.Namespace) -> int:
     }
     print(json.dumps(result))
     return 0
+
+
+def _habits(args: argparse.Namespace) -> tuple[PointPolicy, list[tuple[int, float]]]:
+    from policies.pacing import PacingPolicy
+    from policies.points import PointTable
+    from policies.train.days import days_of
+    from policies.train.habits import habits_of
+
+    scenario = days_of("train", args.train_devices)
+    habits = habits_of(scenario)
+    habits.write(args.out)
+    return PacingPolicy(PointTable.of(scenario.costs, scenario.device.memory_bytes), habits), []
+
+
+def _learn(args: argparse.Namespace) -> tuple[PointPolicy, list[tuple[int, float]]]:
+    from policies.learned import LearnedPolicy
+    from policies.train import dqn, learn, ppo
+
+    algorithm = {"ppo": ppo, "dqn": dqn}[args.algorithm]
+    run = learn.Run(args.steps, args.seed, args.train_devices, args.evaluate_every, args.checkpoint, args.tensorboard)
+    network, curve = learn.train(algorithm, run)
+    network.save(args.out)
+    return LearnedPolicy(network), curve
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policies.train.vec_env import DaysVecEnv  # first: says which extra is missing
-from stable_baselines3 import DQN  # isort: skip
+from policies.train.sb3 import DQN
+from policies.train.vec_env import DaysVecEnv
 
 ALGORITHM: type[DQN] = DQN
 ACTIVATION = "relu"

@@ -16,8 +16,8 @@ from policies.learned import LearnedPolicy, Network, rows
 from policies.points import PointTable
 from policies.seen import Seen
 from policies.train.days import days_of
-from policies.train.vec_env import DaysVecEnv  # first: says which extra is missing
-from stable_baselines3.common.callbacks import BaseCallback  # isort: skip
+from policies.train.sb3 import BaseCallback
+from policies.train.vec_env import DaysVecEnv
 from simulators.envs import Scenario
 from simulators.world import World
 
@@ -37,7 +37,7 @@ class Run:
     tensorboard: Path | None = None
 
 
-class _Look(BaseCallback):  # type: ignore[misc]  # untyped base
+class _Look(BaseCallback):
     """Plays the validation devices now and then, keeps the best network, saves the checkpoint, moves the bar."""
 
     def __init__(self, algorithm: ModuleType, run: Run, validation: Scenario, advance: Advance) -> None:

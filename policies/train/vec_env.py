@@ -9,21 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.errors import MissingExtraError
-
-try:
-    from stable_baselines3.common.vec_env import VecEnv
-except ImportError:
-    raise MissingExtraError("stable-baselines3", "rl") from None
-
 from policies.points import PointTable
+from policies.train.sb3 import VecEnv
 from simulators.envs import BatteryTraceVectorEnv, Scenario
 from simulators.observation import FIELDS
 
 MEMORY = FIELDS.index("memory_available")
 
 
-class DaysVecEnv(VecEnv):  # type: ignore[misc]  # untyped base
+class DaysVecEnv(VecEnv):
     """N devices, day after day; days are drawn from the scenario's.
 
     As LearnedPolicy does, it replaces points that do not fit in memory. From each reward is taken what the best point
