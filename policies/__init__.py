@@ -1,5 +1,12 @@
-"""Strategies that choose an operating point from the context. `caq` itself imports none of them."""
+"""Strategies that choose an operating point from the context. `caq` itself imports none of them.
 
+threshold, pacing, lyapunov and learned run on a device; oracle, evaluate and train play in simulated worlds.
+"""
+
+from policies.learned import LearnedPolicy
+from policies.lyapunov import LyapunovPolicy
+from policies.pacing import PacingPolicy
+from policies.points import PointTable
 from policies.threshold import ThresholdPolicy
 
-__all__ = ["ThresholdPolicy"]
+__all__ = ["LearnedPolicy", "LyapunovPolicy", "PacingPolicy", "PointTable", "ThresholdPolicy"]

@@ -1,0 +1,223 @@
+"""A learned policy as a small network in numpy: what `python -m policies.train` writes, and a device runs.
+
+    policy = LearnedPolicy.load("camera-ppo.npz")
+    with caq.Runtime("x.caq", policy) as runtime: ...
+
+The network is a multilayer perceptron over the row of `simulators.observation` (which a device need not have), one
+output for each operating point; the largest one wins. Two things are not left to it. A point that needs more memory
+than there is is replaced, see `PointTable.fitting`, in training as on the device. And where a context lies outside the range
+of those that it was trained on, or is missing, it has nothing to say: the fallback is taken, and the reason says why.
+
+The file is an uncompressed .npz without pickled objects, of the arrays in `_KEYS` and for each layer i `weight_i`
+(inputs, outputs) and `bias_i` (outputs,), float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caq.errors import ConfigError, VersionError, WeightsError, nearest
+from policies.arrays import read_arrays, write_arrays
+from policies.points import PointTable
+from policies.seen import PointPolicy, Seen, local_hour
+
+VERSION = 1
+INPUTS = (
+    "state_of_charge",
+    "charging",
+    "temperature",
+    "memory_available",
+    "power",
+    "cpu_load",
+    "screen_brightness",
+    "hour_sin",
+    "hour_cos",
+    "point",
+)
+#: °C at 0 and at 1.
+COLDEST_C, HOTTEST_C = -20.0, 60.0
+MAX_LAYERS = 8
+#: A context may be that far beyond those of training, of a field's 0..1.
+SLACK = 0.02
+_KEYS = (
+    "version", "source", "activation", "power_high_w", "low", "high", "fallback",
+    "points", "accuracy", "energy_j", "memory",
+)  # fmt: skip
+_ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, np.float32(0))}
+
+Floats = NDArray[np.float32]
+
+
+def rows(seen: Seen, points: int, power_high_w: float) -> Floats:
+    """(N, 10) inputs of the network, as `simulators.observation.observe` makes them; NaN where unknown."""
+    angle = seen.hour * (2 * np.pi / 24)
+    found = np.empty((len(INPUTS), len(seen.hour)), np.float32)
+    found[0] = seen.state_of_charge
+    found[1] = seen.charging
+    found[2] = (seen.temperature_c - COLDEST_C) / (HOTTEST_C - COLDEST_C)
+    found[3] = seen.memory_available
+    found[4] = seen.power_w / power_high_w
+    found[5] = seen.cpu_load
+    found[6] = seen.screen_brightness
+    np.sin(angle, out=found[7], casting="same_kind")
+    np.cos(angle, out=found[8], casting="same_kind")
+    found[9] = seen.current / max(points - 1, 1)
+    np.maximum(found[:7], np.float32(0), out=found[:7])
+    np.minimum(found, np.float32(1), out=found)
+    return found.T
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """weights, biases: of each layer, (inputs, outputs) and (outputs,) float32, the last one with an output for each
+    point. activation: tanh or relu, between layers. low, high: (10,) range of the inputs in training. power_high_w: the
+    power that the input `power` shows as 1. fallback: name of the point to take outside the range."""
+
+    source: str
+    points: PointTable
+    weights: tuple[Floats, ...]
+    biases: tuple[Floats, ...]
+    activation: str
+    low: Floats
+    high: Floats
+    power_high_w: float
+    fallback: str
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError that names the array."""
+        if self.activation not in _ACTIVATIONS:
+            raise ConfigError(f"activation: {self.activation!r}{nearest(self.activation, _ACTIVATIONS)}")
+        if self.fallback not in self.points.names:
+            raise ConfigError(
+                f"fallback: no operating point {self.fallback!r}{nearest(self.fallback, self.points.names)}"
+            )
+        if not 0 < self.power_high_w < np.inf:
+            raise ConfigError(f"power_high_w: must be above 0, not {self.power_high_w}")
+        if not 1 <= len(self.weights) == len(self.biases) <= MAX_LAYERS:
+            raise ConfigError(f"layers: 1 to {MAX_LAYERS} are expected, not {len(self.weights)}")
+        width = len(INPUTS)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if weight.ndim != 2 or weight.shape[0] != width or bias.shape != weight.shape[1:]:
+                raise ConfigError(f"weight_{i}, bias_{i}: shapes {weight.shape} and {bias.shape} after {width} values")
+            width = weight.shape[1]
+        if width != len(self.points):
+            raise ConfigError(f"weight_{len(self.weights) - 1}: {width} outputs for {len(self.points)} points")
+        for name, array in self._arrays().items():
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ConfigError(f"{name}: finite float32 are expected")
+        if self.low.shape != (len(INPUTS),) or self.high.shape != self.low.shape or (self.low > self.high).any():
+            raise ConfigError(f"low, high: ({len(INPUTS)},) each, and low <= high, are expected")
+
+    def _arrays(self) -> dict[str, Floats]:
+        layers = {f"weight_{i}": weight for i, weight in enumerate(self.weights)}
+        layers |= {f"bias_{i}": bias for i, bias in enumerate(self.biases)}
+        return layers | {"low": self.low, "high": self.high}
+
+    def values(self, inputs: Floats) -> Floats:
+        """(N, P) outputs of inputs (N, 10)."""
+        activate, last = _ACTIVATIONS[self.activation], len(self.weights) - 1
+        x = inputs
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = x @ weight
+            x += bias
+            if i < last:
+                x = activate(x)
+        return x
+
+    def save(self, path: str | Path) -> None:
+        """Writes a file that `read_network` reads."""
+        points = self.points
+        text = {"source": self.source, "activation": self.activation, "fallback": self.fallback}
+        numbers = {"accuracy": points.accuracy, "energy_j": points.energy_j, "memory": points.memory}
+        write_arrays(
+            path,
+            version=np.int64(VERSION),
+            power_high_w=np.float64(self.power_high_w),
+            points=np.array(points.names),
+            **{name: np.array(value) for name, value in text.items()},
+            **numbers,
+            **self._arrays(),
+        )
+
+
+def read_network(path: str | Path) -> Network:
+    """Reads a file of `Network.save`. Raises WeightsError that names the file and the array, VersionError on a file of
+    another version."""
+    arrays = read_arrays(path)
+    if (version := arrays.number("version")) != VERSION:
+        raise VersionError(f"{path}: version {version:g} is not read by this caq, which reads version {VERSION}")
+    layers = sum(name.startswith("weight_") for name in arrays)
+    arrays.expect({*_KEYS, *(f"{kind}_{i}" for i in range(layers) for kind in ("weight", "bias"))})
+    try:
+        columns = (arrays.floats(name) for name in ("accuracy", "energy_j", "memory"))
+        return Network(
+            arrays.text("source"),
+            PointTable(arrays.texts("points"), *columns),
+            tuple(arrays.floats(f"weight_{i}") for i in range(layers)),
+            tuple(arrays.floats(f"bias_{i}") for i in range(layers)),
+            arrays.text("activation"),
+            arrays.floats("low"),
+            arrays.floats("high"),
+            arrays.number("power_high_w"),
+            arrays.text("fallback"),
+        )
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+class LearnedPolicy(PointPolicy):
+    """See the module. It has no state. Nothing is needed: where a field is missing, the fallback is taken."""
+
+    needed = ()
+    fields = (
+        "state_of_charge",
+        "charging",
+        "temperature_c",
+        "memory_available",
+        "power_w",
+        "cpu_load",
+        "screen_brightness",
+    )
+
+    def __init__(self, network: Network, clock: Callable[[], float] = local_hour) -> None:
+        super().__init__(network.points, clock)
+        self.network = network
+        self._fallback = network.points.names.index(network.fallback)
+        self._low, self._high = network.low - np.float32(SLACK), network.high + np.float32(SLACK)
+
+    @classmethod
+    def load(cls, path: str | Path, clock: Callable[[], float] = local_hour) -> LearnedPolicy:
+        """Raises what `read_network` raises."""
+        return cls(read_network(path), clock)
+
+    def choose(self, seen: Seen) -> NDArray[np.intp]:
+        inputs = rows(seen, len(self.points), self.network.power_high_w)
+        known = self._known(inputs)
+        if known.all():
+            chosen = self.network.values(inputs).argmax(1)
+        else:
+            chosen = np.full(len(known), self._fallback)
+            chosen[known] = self.network.values(inputs[known]).argmax(1)
+        return self.points.fitting(chosen, seen.memory_available)
+
+    def _known(self, inputs: Floats) -> NDArray[np.bool_]:
+        inside = inputs >= self._low
+        inside &= inputs <= self._high
+        return np.asarray(inside.all(1))
+
+    def reason(self, seen: Seen) -> str:
+        inputs = rows(seen, len(self.points), self.network.power_high_w)
+        if self._known(inputs)[0]:
+            return "learned"
+        outside = [
+            f"{name} {value:.2f} ({low:.2f}..{high:.2f})"
+            for name, value, low, high in zip(INPUTS, inputs[0], self._low, self._high, strict=True)
+            if not low <= value <= high
+        ]
+        return f"outside of what it was trained on: {', '.join(outside)}; {self.network.fallback} is the fallback"
