@@ -2,77 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
+import policies.evaluate
 from caq.cli.policies import Setting, named_policy
-from caq.context import Context, Quality
-from caq.context.reading import FIELDS, Reading, missing
-from caq.governor import CheckedPolicy, FixedPolicy, Policy
-from caq.graph import Cost
-from caq.model import OperatingPoint
+from caq.errors import ConfigError
+from caq.governor import FixedPolicy
+from policies.evaluate import fixed, look, of_oracle, of_policy, one_by_one
+from policies.oracle import Oracle
+from policies.seen import PointPolicy
 from simulators.envs.scenario import Scenario
 from simulators.fleet import Active, Chooser
 from simulators.world import World
 
-#: Fields that no simulated device has.
-_ABSENT = {name: missing(name, "simulation", "the world has none") for name in ("memory_pressure", "cpu_frequency_hz")}
+ORACLE = "oracle"
 
 
 def make_chooser(name: str, scenario: Scenario) -> Chooser:
-    """The policy of a name for all days of a scenario, by their rows. Raises ConfigError, AssignmentError."""
-    names = scenario.costs.names
-    points = tuple(
-        # A table of costs knows no counts of bits; policies here go by names.
-        OperatingPoint(point, (), float(accuracy), "accuracy", 1, Cost(0, 0, 0))
-        for point, accuracy in zip(names, scenario.costs.accuracy, strict=True)
-    )
-    setting = Setting(None, scenario.costs, scenario.device, lambda: 0.0)
-    policies = [named_policy(name, setting) for _ in range(len(scenario.days))]
-    if isinstance(policies[0], CheckedPolicy):
-        policies[0].check(points)
-    if isinstance(policies[0], FixedPolicy):
-        return _fixed(names.index(policies[0].point))
-    return _one_by_one(policies, points, scenario)
+    """The policy of a name, or the oracle, for all days of a scenario in their order. Raises ConfigError,
+    AssignmentError on a point that there is not."""
+    choose, clock = _of_name(name, scenario), scenario.clock()
+
+    def chooser(world: World, active: Active) -> NDArray[np.intp]:
+        return choose(world, look(world, clock, active.power_w, active.busy, active.points))
+
+    return chooser
 
 
-def _fixed(point: int) -> Chooser:
-    return lambda world, active: np.full(len(active.points), point, np.intp)
-
-
-def _one_by_one(policies: list[Policy], points: tuple[OperatingPoint, ...], scenario: Scenario) -> Chooser:
-    """One policy object for each device, asked one after the other on contexts as a device has them."""
-    names, clock = scenario.costs.names, scenario.clock()
-
-    def choose(world: World, active: Active) -> NDArray[np.intp]:
-        t = world.t
-        columns = {
-            "state_of_charge": world.state.battery.state_of_charge,
-            "charging": clock.charging[:, t] == 1,
-            "power_w": active.power_w,
-            "available_bytes": world.given.available_bytes,
-            "memory_available": clock.memory_available[:, t],
-            "temperature_c": world.state.temperature_c[0],
-            "cpu_load": np.minimum(active.busy, 1),
-            "screen_brightness": clock.screen_brightness[:, t],
-            "time_s": np.full(len(policies), t * world.days.step_s),
-        }
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        chosen = [
-            names.index(policy.select(_context(columns, row), points, names[current]).point)
-            for policy, row, current in zip(policies, rows, active.points.tolist(), strict=True)
-        ]
-        return np.array(chosen, np.intp)
-
-    return choose
-
-
-def _context(names: Iterable[str], values: Sequence[float]) -> Context:
-    """Of values that a simulation made and need no check."""
-    readings = {
-        name: Reading(value, FIELDS[name].unit, "simulation", quality=Quality.SIMULATED)
-        for name, value in zip(names, values, strict=True)
-    }
-    return Context(**_ABSENT, **readings)
+def _of_name(name: str, scenario: Scenario) -> policies.evaluate.Chooser:
+    if name == ORACLE:
+        return of_oracle(Oracle(scenario, np.arange(len(scenario.days))))
+    names, energy_j = scenario.costs.names, scenario.battery.energy_j
+    # A table of costs has no operating points of a model. Worlds tell the hour by what is seen of them.
+    setting = Setting(None, scenario.costs, scenario.device, energy_j, lambda: 0.0)
+    policy = named_policy(name, setting)
+    if isinstance(policy, PointPolicy):
+        if tuple(policy.points.names) != names:
+            made_for = ", ".join(policy.points.names)
+            raise ConfigError(f"{name}: is for the points {made_for}, in that order, and there are {', '.join(names)}")
+        return of_policy(policy)
+    if isinstance(policy, FixedPolicy):
+        scenario.costs.choose([policy.point])  # raises what tells the nearest name
+        return fixed(names.index(policy.point))
+    return one_by_one(lambda: named_policy(name, setting), scenario)

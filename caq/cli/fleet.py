@@ -25,7 +25,9 @@ ROW_IN = 0.32
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "grid", metavar="grid.yaml", help=f"policies, profiles, seeds (see simulators.fleet); policies: {POLICY_HELP}"
+        "grid",
+        metavar="grid.yaml",
+        help=f"policies, profiles, seeds (see simulators.fleet); policies: oracle, {POLICY_HELP}",
     )
     parser.add_argument(
         "--out",

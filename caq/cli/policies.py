@@ -1,7 +1,4 @@
-"""Policies by the names that commands take, as `fixed:full`, `threshold` or `threshold:rules.yaml`.
-
-A policy that is added is a line in POLICIES.
-"""
+"""Policies by the names that commands take, as `fixed:full`, `threshold` or `threshold:rules.yaml`."""
 
 from __future__ import annotations
 
@@ -13,17 +10,34 @@ from caq.governor import FixedPolicy, Policy
 from caq.model import OperatingPoint
 
 if TYPE_CHECKING:
+    from policies.points import PointTable
     from simulators.device import Device, PointCosts
+
+HELP = (
+    "fixed:POINT, threshold[:RULES.yaml], pacing[:HABITS.npz], lyapunov:TARGET:V, learned:FILE.npz (see the modules in "
+    "policies)"
+)
 
 
 class Setting(NamedTuple):
-    """What a policy may be made for. points: of the model, if there is one. costs, device: simulated. hour: local time,
-    0..24."""
+    """What a policy may be made for. points: of the model, if there is one. costs, device: simulated.
+    battery_energy_j: from full to empty. hour: local time, 0..24."""
 
     points: Mapping[str, OperatingPoint] | None
     costs: PointCosts
     device: Device
+    battery_energy_j: float
     hour: Callable[[], float]
+
+    @property
+    def table(self) -> PointTable:
+        from policies.points import PointTable
+
+        return PointTable.of(self.costs, self.device.memory_bytes)
+
+
+def _fixed(point: str, setting: Setting) -> Policy:
+    return FixedPolicy(point)
 
 
 def _threshold(path: str, setting: Setting) -> Policy:
@@ -34,13 +48,43 @@ def _threshold(path: str, setting: Setting) -> Policy:
     return ThresholdPolicy.default(setting.points)
 
 
-def _fixed(point: str, setting: Setting) -> Policy:
-    return FixedPolicy(point)
+def _pacing(path: str, setting: Setting) -> Policy:
+    import policies.pacing
+    from simulators.device import read_device
+
+    if not path:
+        if setting.device != read_device("camera"):
+            raise ConfigError("pacing: the habits that are shipped are the camera's; give yours as pacing:HABITS.npz")
+        path = f"{policies.pacing.__file__.rpartition('/')[0]}/trained/camera-habits.npz"
+    return policies.pacing.PacingPolicy(setting.table, policies.pacing.read_habits(path), setting.hour)
 
 
-#: Each takes what stands behind the colon, "" if nothing does.
-POLICIES: dict[str, Callable[[str, Setting], Policy]] = {"fixed": _fixed, "threshold": _threshold}
-HELP = "fixed:POINT, threshold, or threshold:RULES.yaml"
+def _lyapunov(numbers: str, setting: Setting) -> Policy:
+    from policies.lyapunov import LyapunovPolicy
+
+    try:
+        target, v_j2 = map(float, numbers.split(":"))
+    except ValueError:
+        raise ConfigError(f"lyapunov: write it as lyapunov:TARGET:V, two numbers, not {numbers!r}") from None
+    return LyapunovPolicy(setting.table, setting.battery_energy_j, target, v_j2, setting.hour)
+
+
+def _learned(path: str, setting: Setting) -> Policy:
+    from policies.learned import LearnedPolicy
+
+    if not path:
+        raise ConfigError("learned: name the file that training wrote, as learned:FILE.npz")
+    return LearnedPolicy.load(path, setting.hour)
+
+
+#: Each takes what stands behind the colon, "" if nothing does. A policy that is added is a line here.
+POLICIES: dict[str, Callable[[str, Setting], Policy]] = {
+    "fixed": _fixed,
+    "threshold": _threshold,
+    "pacing": _pacing,
+    "lyapunov": _lyapunov,
+    "learned": _learned,
+}
 
 
 def named_policy(name: str, setting: Setting) -> Policy:
