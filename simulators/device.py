@@ -45,7 +45,8 @@ from caq.native import Program
 from caq.strict_yaml import Fields, read
 
 PROFILES = Path(__file__).parent / "profiles"
-_COLUMNS = ("accuracy", "latency_s", "energy_j", "resident_bytes")
+#: Of PointCosts, beside the names.
+COLUMNS = ("accuracy", "latency_s", "energy_j", "resident_bytes")
 _Read = TypeVar("_Read")
 
 
@@ -68,7 +69,7 @@ class PointCosts:
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) != len(self.names):
             raise ConfigError(f"points: at least one, each name once; there are {', '.join(self.names) or 'none'}")
-        for name in _COLUMNS:
+        for name in COLUMNS:
             column = np.array(getattr(self, name), dtype=np.float64)
             if column.shape != (len(self.names),):
                 raise ConfigError(f"points: {name} has shape {column.shape}, there are {len(self.names)} names")
@@ -113,7 +114,7 @@ class PointCosts:
             if name not in self.names:
                 raise AssignmentError(f"no operating point {name!r}{nearest(str(name), self.names)}")
         rows = [self.names.index(name) for name in names]
-        return PointCosts(tuple(names), self.source, *(getattr(self, column)[rows] for column in _COLUMNS))
+        return PointCosts(tuple(names), self.source, *(getattr(self, column)[rows] for column in COLUMNS))
 
     def efficient(self) -> PointCosts:
         """Without points that another one beats: as accurate, for no more of anything. From most energy to least."""
@@ -121,7 +122,7 @@ class PointCosts:
         return self.choose([self.names[i] for i in sorted(rows, key=lambda i: -self.energy_j[i])])
 
     def _beats(self, one: int, other: int) -> bool:
-        costs = [getattr(self, name) for name in _COLUMNS[1:]]
+        costs = [getattr(self, name) for name in COLUMNS[1:]]
         no_worse = self.accuracy[one] >= self.accuracy[other] and all(c[one] <= c[other] for c in costs)
         better = self.accuracy[one] > self.accuracy[other] or any(c[one] < c[other] for c in costs)
         return bool(no_worse and (better or one < other))
@@ -180,11 +181,11 @@ def _read(folder: str, name: str | Path, parse: Callable[[str, object], _Read]) 
 class _Reader(Fields):
     def points(self, data: object) -> PointCosts:
         top = self.mapping(data, "the file", ("title", "source", "points"), ("title", "source", "points"))
-        keys = ("name", *_COLUMNS)
+        keys = ("name", *COLUMNS)
         rows = [
             self.mapping(row, f"points[{i}]", keys, keys) for i, row in enumerate(self.items(top["points"], "points"))
         ]
-        columns = [np.array([self.number(row[c], f"points[{i}].{c}") for i, row in enumerate(rows)]) for c in _COLUMNS]
+        columns = [np.array([self.number(row[c], f"points[{i}].{c}") for i, row in enumerate(rows)]) for c in COLUMNS]
         names = tuple(self.text(row["name"], f"points[{i}].name") for i, row in enumerate(rows))
         try:
             return PointCosts(names, self.text(top["source"], "source"), *columns)
@@ -216,7 +217,7 @@ class _Reader(Fields):
 def write_points(path: str | Path, costs: PointCosts, title: str) -> None:
     """Writes a table that `read_points` reads, figures rounded to four digits."""
     rows: list[dict[str, Any]] = [
-        {"name": name} | {c: float(f"{getattr(costs, c)[i]:.4g}") for c in _COLUMNS}
+        {"name": name} | {c: float(f"{getattr(costs, c)[i]:.4g}") for c in COLUMNS}
         for i, name in enumerate(costs.names)
     ]
     text = yaml.safe_dump({"title": title, "source": costs.source, "points": rows}, sort_keys=False, width=118)

@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 
 from caq.errors import AssignmentError, ConfigError
 from caq.strict_yaml import Fields, read
-from simulators.device import read_device, read_points
+from simulators.device import COLUMNS, read_device, read_points
 from simulators.envs.scenario import START_OF_CHARGE, Scenario, scenario
 from simulators.episodes import episodes
+from simulators.parameters import load_battery, load_thermal
 from simulators.workload import device_seeds
 from simulators.world import World
 
@@ -79,8 +80,13 @@ class Grid:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that results follow from, but for the files that profiles name."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Of all that results follow from, but for files that policies name."""
+        parts = [json.dumps(asdict(self), sort_keys=True)]
+        for profile in self.profiles:
+            device, costs = read_device(profile.device), read_points(profile.points)
+            parts += [repr(device), repr(load_battery(device.battery)), repr(load_thermal(device.thermal))]
+            parts.append(repr([(name, getattr(costs, name).tolist()) for name in COLUMNS]))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def tasks(self) -> list[Task]:
         """The chunks, in the order in which they are put together."""
@@ -210,11 +216,19 @@ class Folder:
     def __init__(self, path: str | Path, grid: Grid) -> None:
         self.path, self._grid = Path(path), grid
         self.path.mkdir(parents=True, exist_ok=True)
-        mark = self.path / "grid.json"
-        if not mark.exists():
-            self._replace(mark, json.dumps({"fingerprint": grid.fingerprint, **asdict(grid)}, indent=1).encode())
-        elif json.loads(mark.read_text(encoding="utf-8")).get("fingerprint") != grid.fingerprint:
-            raise ConfigError(f"{self.path}: holds results of another grid; give another folder, or remove this one")
+        mark, content = self.path / "grid.json", {"fingerprint": grid.fingerprint, **asdict(grid)}
+        if any(self.path.glob("*.npz")):
+            try:
+                before = json.loads(mark.read_text(encoding="utf-8"))["fingerprint"]
+            except (OSError, ValueError, KeyError, TypeError):
+                raise ConfigError(f"{mark}: cannot be read, so nobody knows of which grid {self.path} is") from None
+            if before != content["fingerprint"]:
+                raise ConfigError(
+                    f"{self.path}: holds results of another grid; give another folder, or remove this one"
+                )
+        temporary = mark.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(temporary, mark)
 
     def load(self, task: Task) -> NDArray[np.float64] | None:
         """(policies, metrics, devices), or None if it is not finished. ConfigError on a file that is damaged."""
@@ -240,11 +254,6 @@ class Folder:
 
     def _file(self, task: Task) -> Path:
         return self.path / f"{task.name}.npz"
-
-    def _replace(self, path: Path, content: bytes) -> None:
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
 
 
 #: Works off tasks in any order: (task, what `run_task` returns).

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.errors import ConfigError, MissingExtraError
+from caq.errors import CaqError, ConfigError, MissingExtraError
 from simulators.fleet import Grid, Make, Runner, Task, run_task
 
 Finished = Iterator[tuple[Task, NDArray[np.float64]]]
@@ -34,6 +35,10 @@ def processes(workers: int) -> Runner:
             futures = {pool.submit(run_task, grid, task, make): task for task in tasks}
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise CaqError(
+                "a worker process died, as when memory is short; what is finished is kept, run it again"
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

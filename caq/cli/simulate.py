@@ -23,7 +23,7 @@ from caq.progress import progress
 
 if TYPE_CHECKING:
     from simulators.day import Day
-    from simulators.device import Device
+    from simulators.device import Device, PointCosts
     from simulators.envs.scenario import Scenario
     from simulators.simulate import Log, Samples
 
@@ -114,9 +114,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         "duration_s": world.days.step_s * world.days.steps,
         "executed": args.run_samples,
         "data": args.data,
-        "points": [
-            {column: values[at] for column, values in _columns(costs).items()} for at in range(len(costs.names))
-        ],
+        "points": _points(costs),
         "policies": {name: summaries[name] | _events(logs[name]) for name in names},
         "notes": list(notes),
         "report": str(args.report),
@@ -154,9 +152,11 @@ def _run(name: str, model: Model, world: Scenario, day: Day, samples: Samples | 
         return simulation.run(engine, policy, samples=samples, advance=advance)
 
 
-def _columns(costs: Any) -> dict[str, list[Any]]:
-    numbers = ("accuracy", "latency_s", "energy_j", "resident_bytes")
-    return {"name": list(costs.names)} | {column: getattr(costs, column).tolist() for column in numbers}
+def _points(costs: PointCosts) -> list[dict[str, Any]]:
+    from simulators.device import COLUMNS
+
+    rows = zip(costs.names, *(getattr(costs, column).tolist() for column in COLUMNS), strict=True)
+    return [dict(zip(("name", *COLUMNS), row, strict=True)) for row in rows]
 
 
 def _events(log: Log) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Fleets: the same figures wherever chunks are worked off, and after an interruption."""
 
+import os
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from caq.errors import ConfigError
+from caq.errors import CaqError, ConfigError
+from simulators.device import PROFILES
 from simulators.envs.scenario import scenario
 from simulators.episodes import episodes
 from simulators.fleet import METRICS, Folder, Grid, Profile, digest, read_grid, run_fleet, run_task, summarise
@@ -94,6 +96,11 @@ def test_folders_of_other_grids_and_damage(results, tmp_path):
     folder.save(task, results[0])
     with pytest.raises(ConfigError, match="results of another grid"):
         Folder(tmp_path, replace(GRID, devices=6))
+    (tmp_path / "points.yaml").write_text((PROFILES / "points" / "camera.yaml").read_text())
+    own = replace(GRID, profiles=(CAMERA._replace(points=str(tmp_path / "points.yaml")),))
+    before = own.fingerprint
+    (tmp_path / "points.yaml").write_text((tmp_path / "points.yaml").read_text().replace("0.7578", "0.7577"))
+    assert own.fingerprint != before
     path = tmp_path / "camera-0-0.npz"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ConfigError, match=r"camera-0-0\.npz: is damaged, remove it"):
@@ -101,6 +108,9 @@ def test_folders_of_other_grids_and_damage(results, tmp_path):
     folder.save(task, results[0][:1])
     with pytest.raises(ConfigError, match=r"camera-0-0\.npz: holds"):
         folder.load(task)
+    (tmp_path / "grid.json").unlink()
+    with pytest.raises(ConfigError, match=r"grid\.json: cannot be read"):
+        Folder(tmp_path, GRID)
 
 
 def test_summary(results):
@@ -150,6 +160,15 @@ def test_bad_grids(tmp_path, old, new, words):
     path.write_text(GOOD.replace(old, new))
     with pytest.raises(ConfigError, match=rf"grid\.yaml: .*{words}"):
         read_grid(path)
+
+
+def dies(name, given):
+    os._exit(1)
+
+
+def test_a_worker_that_dies(tmp_path):
+    with pytest.raises(CaqError, match="a worker process died"):
+        run_fleet(GRID, Folder(tmp_path, GRID), dies, processes(2))
 
 
 def test_workers_must_be_some():

@@ -1,0 +1,145 @@
+"""`caq simulate` and `caq fleet` as they are called."""
+
+import json
+
+import numpy as np
+import pytest
+
+from caq import artifact
+from caq.costs import load_profile
+
+DAY = ("--step", "3600", "--rate", "0.01")
+
+
+@pytest.fixture
+def simulate(files, call, tmp_path):
+    def run(*options):
+        return call("simulate", files.artifact, "--report", tmp_path / "r.html", *options)
+
+    return run
+
+
+def test_policies_side_by_side(simulate, files, tmp_path):
+    result = simulate(*DAY, "--policy", "fixed:w8a8,fixed:w2a2,threshold", "--json").json
+    model, profile = artifact.load(files.artifact), load_profile("bit-serial")
+    points = {point["name"]: point for point in result["points"]}
+    assert list(points) == [point.name for point in model.points]
+    for point in model.points:
+        found = points[point.name]
+        assert found["accuracy"] == point.score
+        assert found["energy_j"] == profile.cost(model.graph, point.assignment).energy_j
+    wide, narrow, rules = (result["policies"][name] for name in ("fixed:w8a8", "fixed:w2a2", "threshold"))
+    for found in (wide, narrow, rules):
+        assert found["requests"] == found["served"] + found["dropped"] + found["waiting"] > 500
+        assert found["observed"] is None
+    assert wide["inference_j"] == pytest.approx(wide["served"] * points["w8a8"]["energy_j"])
+    assert narrow["accuracy"] == pytest.approx(points["w2a2"]["accuracy"])
+    assert rules["switches"] == len(rules["switch_list"]) and sum(rules["point_shares"].values()) == pytest.approx(1)
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("<img") == 6 and "fixed:w2a2" in page and "generated" in page
+
+
+def test_the_same_seed_says_the_same(simulate, tmp_path):
+    def once(*options):
+        result = simulate(*DAY, *options, "--json").json
+        return result, (tmp_path / "r.html").read_bytes()
+
+    assert once() == once()
+    assert once()[0]["policies"] != once("--seed", "1")[0]["policies"]
+
+
+def test_executed(simulate, files):
+    """The labels are what w8a8 says, so that it is always right."""
+    result = simulate(*DAY, "--policy", "fixed:w8a8,fixed:w2a2", "--execute", "--data", files.data, "--json").json
+    wide, narrow = result["policies"]["fixed:w8a8"], result["policies"]["fixed:w2a2"]
+    assert wide["observed"]["accuracy"] == 1.0 and wide["observed"]["executed"] == wide["served"]
+    assert narrow["observed"]["low"] <= narrow["observed"]["accuracy"] <= narrow["observed"]["high"]
+    assert narrow["observed"]["accuracy"] < 1
+
+
+def test_text(simulate, files):
+    called = simulate(*DAY, "--trace", files.trace, "--step", "60", "--charge", "0.15")
+    assert called.code == 0
+    assert "threshold" in called.out and "memory_available is unknown in 4 of 4 steps" in called.out
+    assert "wrote" in called.out
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("t_s,charging\n60,0\n0,0\n", "line 3, column t_s: the time 0 s stands there out of order"),
+        ("t_s,charging\n0,0\n60,nan\n", "line 3, column charging: NaN"),
+        ("t_s,state_of_charge\n0,0.5\n60,1.2\n", "line 3, column state_of_charge: 1.2 is not 0..1"),
+        ("t_s,chargign\n0,0\n", "line 1: unknown column 'chargign'; did you mean 'charging'"),
+        ("", "is empty"),
+        ("t_s,charging\n0,0\n60,1\n", "has no state_of_charge to begin with"),
+    ],
+)
+def test_bad_traces(simulate, tmp_path, rows, words):
+    path = tmp_path / "bad.csv"
+    path.write_text(rows)
+    called = simulate("--trace", path)
+    assert called.code == 1 and str(path) in called.err and words in called.err
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--policy", "fixed:w9"), 1, "no operating point 'w9'"),
+        (("--policy", "treshold"), 1, "no policy 'treshold'; did you mean 'threshold'"),
+        (("--policy", "threshold,threshold"), 1, "each once"),
+        (("--policy", "lyapunov:1"), 1, "lyapunov:TARGET:V"),
+        (("--policy", "learned"), 1, "learned:FILE.npz"),
+        (("--policy", "a,b,c,d,e,f"), 2, "at most 5"),
+        (("--device", "camra"), 1, "did you mean 'camera'"),
+        (("--profile", "bit-serious"), 1, "did you mean 'bit-serial'"),
+        (("--points", "w8a8,w7"), 1, "no operating point 'w7'"),
+        (("--execute",), 2, "--execute and --data belong together"),
+        (("--charge", "1.5"), 2, "a number from 0 to 1"),
+        (("--step", "7"), 1, "whole minutes"),
+    ],
+)
+def test_wrong_arguments(simulate, options, code, words):
+    called = simulate(*options)
+    assert called.code == code and words in called.err
+
+
+GRID = """
+title: two policies
+policies: ['fixed:w4a4', threshold, 'lyapunov:1.0:1']
+profiles:
+- {name: camera, device: camera, points: camera}
+seeds: [0]
+devices: 3
+chunk: 2
+step_s: 3600
+"""
+
+
+def test_fleet(call, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(GRID)
+    first = call("fleet", grid, "--out", tmp_path / "a", "--json").json
+    assert [row["policy"] for row in first["rows"]] == ["fixed:w4a4", "threshold", "lyapunov:1.0:1"]
+    assert first["rows"][0]["accuracy"] == pytest.approx(0.7248, abs=1e-4)
+    assert first["rows"][1]["switches"] > first["rows"][0]["switches"] == 1
+    assert (tmp_path / "a" / "report.html").read_text().count("<img") == 2
+    again = call("fleet", grid, "--out", tmp_path / "b", "--workers", "2", "--json").json
+    assert first["sha256"] == again["sha256"] and first["rows"] == again["rows"]
+    with np.load(tmp_path / "a" / "camera-0-2.npz") as file:
+        assert file["result"].shape[2] == 1
+    assert json.loads((tmp_path / "a" / "grid.json").read_text())["devices"] == 3
+
+
+def test_fleets_that_cannot_be(call, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(GRID.replace("w4a4", "w4a5"))
+    called = call("fleet", grid, "--out", tmp_path / "a")
+    assert called.code == 1 and "no operating point 'w4a5'; did you mean" in called.err
+    grid.write_text(GRID.replace("devices: 3", "devices: many"))
+    called = call("fleet", grid, "--out", tmp_path / "b")
+    assert called.code == 1 and "grid.yaml: devices: must be a whole number" in called.err
+    assert call("fleet", grid, "--out", tmp_path / "b", "--ray", "--workers", "2").code == 2
+    grid.write_text(GRID.replace("devices: 3", "devices: 2"))
+    assert call("fleet", grid, "--out", tmp_path / "a").code == 0  # nothing of the other grid was finished there
