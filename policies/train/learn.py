@@ -80,14 +80,14 @@ def save(model: Any, path: Path) -> None:
     fresh.replace(path)
 
 
-def train(algorithm: ModuleType, run: Run) -> tuple[Network, list[tuple[int, float]]]:
+def train(algorithm: ModuleType, run: Run, arguments: Any = None) -> tuple[Network, list[tuple[int, float]]]:
     """The network that did best on the validation devices, and (steps, return) of each look at them.
 
     A run that goes on keeps weights, optimizer and step count; its days are drawn anew, and DQN's memory starts empty.
     Raises TrainingError on a checkpoint that is done, or cannot be read.
     """
     scenario = days_of("train", run.train_devices)
-    arguments = algorithm.Arguments()
+    arguments = arguments or algorithm.Arguments()
     env = DaysVecEnv(scenario, arguments.devices, run.seed)
     resumed = run.checkpoint is not None and run.checkpoint.exists()
     if resumed:
