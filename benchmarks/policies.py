@@ -1,13 +1,13 @@
 """Policies on days of held-out devices, beside every fixed operating point and an oracle that knows the day.
 
-    python -m benchmarks.policies [--seeds 20] [--devices 48] [--plot]
+    python -m benchmarks.policies [--seeds 20] [--devices 32] [--plot]
 
 A seed is a block of devices that no other one has, and that no policy was trained or chosen on, each with its day and
-the charge it begins with. Intervals are of the mean over seeds (Student's t, 95 %); of shares of the oracle's gain over the
-best fixed point they are bootstrapped over seeds. The best fixed point is the best one on these very days. Days kept:
-days without a moment off, of those that the oracle has none in. `charging known` is what the oracle's plan returns if
-it is told when the device will be charged, how warm it is and what memory is free, but of requests only what is usual by
-the hour.
+the charge it begins with. Intervals are of the mean over seeds (Student's t, 95 %); of shares of the oracle's gain over
+the best fixed point they are bootstrapped over seeds. The best fixed point is the best one on these very days. Days
+kept: days without a moment off, of those that the oracle has none in. `charging known` is what the oracle's plan
+returns if it is told when the device will be charged, how warm it is and what memory is free, but of requests only what
+is usual by the hour.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from simulators.envs import Scenario
 
 RESULTS = Path(__file__).parent / "results"
 TRAINED = Path(__file__).parent.parent / "policies" / "trained"
-LEVELS = 129
+LEVELS = 65
 #: What Lyapunov's parameters are chosen from, on validation devices.
 TARGETS, VS = (0.8, 0.9, 1.0, 1.1, 1.2), (0.3, 0.6, 1.0, 2.0, 3.0, 6.0)
 VALIDATION_DEVICES = 256
@@ -168,7 +168,7 @@ def decision_us(points: tuple[str, ...]) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--devices", type=int, default=48)
+    parser.add_argument("--devices", type=int, default=32)
     parser.add_argument("--plot", action="store_true")
     args = parser.parse_args()
     first = days_of("held_out", args.devices)

@@ -5,8 +5,9 @@
 
 The network is a multilayer perceptron over the row of `simulators.observation` (which a device need not have), one
 output for each operating point; the largest one wins. Two things are not left to it. A point that needs more memory
-than there is is replaced, see `PointTable.fitting`, in training as on the device. And where a context lies outside the range
-of those that it was trained on, or is missing, it has nothing to say: the fallback is taken, and the reason says why.
+than there is is replaced, see `PointTable.fitting`, in training as on the device. And where a context lies outside
+the range of those that it was trained on, or is missing, it has nothing to say: the fallback is taken, and the reason
+says why.
 
 The file is an uncompressed .npz without pickled objects, of the arrays in `_KEYS` and for each layer i `weight_i`
 (inputs, outputs) and `bias_i` (outputs,), float32.

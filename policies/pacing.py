@@ -1,16 +1,16 @@
 """Lifetime pacing: spend charge so that it lasts, as far as can be known, and answer as well as that allows.
 
 How long charge has to last is not known, but habits are: `short` says in how many days of devices of that kind a state
-of charge was too little, by the hour, on and off a charger, and by the energy that a usual request takes. So a joule has
-a price, what it is likely to be missed for later:
+of charge was too little, by the hour, on and off a charger, and by the energy that a usual request takes. So a joule
+has a price, what it is likely to be missed for later:
 
     price = sum over points k on the hull, from the cheapest: (gain_k - gain_{k+1}) * short(energy_k * load)
 
 gain_k is the accuracy that point k adds for each joule more than the point below it, and of the first one, what a joule
 is worth to a device that would else be off. If even the cheapest point will run short, a joule is worth the most; if
 only a dear one will, little. The policy takes the point that maximises `accuracy - price * energy`. That is the
-newsvendor's rule (Arrow, Harris and Marschak, Econometrica 19, 1951) for each point, and the price the mean over days of
-what it would be in hindsight.
+newsvendor's rule (Arrow, Harris and Marschak, Econometrica 19, 1951) for each point, and the price the mean over days
+of what it would be in hindsight.
 
 `load` is what it controls by: requests measured, from the power beyond idle over the energy of the active point, over
 those usual at the same hours; both are forgotten with a time constant and drawn to 1 by a prior, as the mean of a

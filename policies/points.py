@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,7 +51,6 @@ class PointTable:
                 raise ConfigError(f"points: {field.name} of {self.names[at]!r} cannot be {column[at]:g}")
             column.flags.writeable = False
             object.__setattr__(self, field.name, column)
-        object.__setattr__(self, "_instead", self._order())
 
     @classmethod
     def of(cls, costs: Costs, memory_bytes: float) -> PointTable:
@@ -61,7 +61,8 @@ class PointTable:
     def __len__(self) -> int:
         return len(self.names)
 
-    def _order(self) -> NDArray[np.intp]:
+    @cached_property
+    def _instead(self) -> NDArray[np.intp]:
         """(P, P): for each point what to take instead, best first: itself, then by accuracy those of no more energy,
         then the others by energy."""
         rows = []
@@ -96,7 +97,7 @@ class PointTable:
         short = self.memory[wanted] > memory_available
         if not short.any():
             return wanted
-        order: NDArray[np.intp] = self._instead[wanted]
+        order = self._instead[wanted]
         fits = self.memory[order] <= memory_available[:, None]
         instead = np.take_along_axis(order, fits.argmax(1)[:, None], 1)[:, 0]
         return np.where(short, np.where(fits.any(1), instead, int(self.memory.argmin())), wanted)

@@ -47,8 +47,8 @@ FROM_CONTEXT = Seen._fields[:-2]
 def see(context: Context, hour: float, current: int) -> Seen:
     """One device, arrays (1,)."""
     values = (context.value(name) for name in FROM_CONTEXT)
-    columns = (np.array([math.nan if value is None else value], np.float64) for value in values)
-    return Seen(*columns, np.array([hour], np.float64), np.array([current], np.intp))
+    columns = [np.array([math.nan if value is None else value], np.float64) for value in values]
+    return Seen._make((*columns, np.array([hour], np.float64), np.array([current], np.intp)))
 
 
 def local_hour() -> float:

@@ -32,6 +32,8 @@ def habits_of(scenario: Scenario, memory_s: float = 21600.0, prior_s: float = 72
     idle_j = device.idle_power_w * days.step_s
     need = np.zeros((ENERGIES, len(days)))
     levels = np.linspace(0, capacity_j, LEVELS)
+    # A need of all there is may be of more: a full battery does not meet it.
+    levels[-1] *= 1 - 1e-9
     hour_of = (((days.start_s + np.arange(days.steps) * days.step_s) // 3600) % HOURS).astype(int)
     plugged = days.charging >= 0.5
     too_little = np.zeros((2, HOURS, ENERGIES, LEVELS))

@@ -8,14 +8,17 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from caq.errors import TrainingError
 from caq.progress import Advance, progress
 from policies.evaluate import fixed, of_policy, play, starts
 from policies.learned import LearnedPolicy, Network, rows
+from policies.pacing import PacingPolicy
 from policies.points import PointTable
 from policies.seen import Seen
 from policies.train.days import days_of
+from policies.train.habits import habits_of
 from policies.train.sb3 import BaseCallback
 from policies.train.vec_env import DaysVecEnv
 from simulators.envs import Scenario
@@ -49,15 +52,15 @@ class _Look(BaseCallback):
         self._due = 0
 
     def _on_training_start(self) -> None:
-        self._due = self.num_timesteps + self.run_.evaluate_every
+        self.look()
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self._due or self.num_timesteps >= self.run_.steps:
-            self._due = self.num_timesteps + self.run_.evaluate_every
             self.look()
         return True
 
     def look(self) -> None:
+        self._due = self.num_timesteps + self.run_.evaluate_every
         network = export(
             self.algorithm, self.model, self.validation, f"{self.model.__class__.__name__}, seed {self.run_.seed}"
         )
@@ -80,14 +83,14 @@ def save(model: Any, path: Path) -> None:
     fresh.replace(path)
 
 
-def train(algorithm: ModuleType, run: Run) -> tuple[Network, list[tuple[int, float]]]:
+def train(algorithm: ModuleType, run: Run, arguments: Any = None) -> tuple[Network, list[tuple[int, float]]]:
     """The network that did best on the validation devices, and (steps, return) of each look at them.
 
     A run that goes on keeps weights, optimizer and step count; its days are drawn anew, and DQN's memory starts empty.
     Raises TrainingError on a checkpoint that is done, or cannot be read.
     """
     scenario = days_of("train", run.train_devices)
-    arguments = algorithm.Arguments()
+    arguments = arguments or algorithm.Arguments()
     env = DaysVecEnv(scenario, arguments.devices, run.seed)
     resumed = run.checkpoint is not None and run.checkpoint.exists()
     if resumed:
@@ -100,16 +103,29 @@ def train(algorithm: ModuleType, run: Run) -> tuple[Network, list[tuple[int, flo
         env.seed(run.seed + model.num_timesteps)
     else:
         model = algorithm.make(env, run.seed, run.tensorboard, arguments)
+        if hasattr(algorithm, "imitate"):
+            algorithm.imitate(model, *paced(scenario), run.seed)
     done = model.num_timesteps
-    looks = -(-(run.steps - done) // run.evaluate_every)
+    looks = 1 - (done - run.steps) // run.evaluate_every
     with progress(f"training {model.__class__.__name__}", looks) as advance:
         look = _Look(algorithm, run, days_of("validation", VALIDATION_DEVICES), advance)
         model.learn(run.steps - done, callback=look, reset_num_timesteps=not resumed, log_interval=10)
-    if look.best is None:
-        look.model = model
-        look.look()
-    assert look.best is not None
+    assert look.best is not None  # it looks at the start
     return with_range(look.best[1], scenario), look.curve
+
+
+def paced(scenario: Scenario) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Inputs (M, 10) and points (M,) of pacing in the scenario's days."""
+    policy = PacingPolicy(PointTable.of(scenario.costs, scenario.device.memory_bytes), habits_of(scenario))
+    inputs: list[NDArray[np.float32]] = []
+    choose = of_policy(policy)
+
+    def note(world: World, seen: Seen) -> NDArray[np.intp]:
+        inputs.append(rows(seen, len(policy.points), scenario.power_high_w))
+        return choose(world, seen)
+
+    played = play(scenario, starts(scenario, seed=0), note)
+    return np.concatenate(inputs), played.points.reshape(-1)
 
 
 def export(algorithm: ModuleType, model: Any, scenario: Scenario, source: str) -> Network:

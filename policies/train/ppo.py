@@ -1,4 +1,8 @@
-"""PPO (Schulman et al. 2017, arXiv 1707.06347) by stable-baselines3."""
+"""PPO (Schulman et al. 2017, arXiv 1707.06347) by stable-baselines3, from a start that imitates pacing.
+
+From random weights it is slow: after 1.5 million steps it returned 179.4 on the validation devices, the best fixed
+operating point 178.6 and pacing 186.8. So it is first shown what pacing does in the training devices' days.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from policies.train.sb3 import PPO
 from policies.train.vec_env import DaysVecEnv
 
 ALGORITHM: type[PPO] = PPO
 ACTIVATION = "tanh"
+IMITATION_RATE, IMITATION_EPOCHS, IMITATION_BATCH = 2e-3, 8, 4096
 
 
 @dataclass(frozen=True)
@@ -18,12 +26,12 @@ class Arguments:
     """Chosen on validation devices."""
 
     devices: int = 128  #: that are played side by side
-    rate: float = 6e-4  #: of learning, falls to 0 in a line
-    batch_size: int = 1024
-    epochs: int = 8  #: over the samples of a day of all devices
+    rate: float = 2e-4  #: of learning, falls to 0 in a line
+    batch_size: int = 2048
+    epochs: int = 6  #: over the samples of a day of all devices
     gamma: float = 0.998  #: a day has 288 steps
     gae_lambda: float = 0.95
-    entropy: float = 0.0005  #: its weight; rewards are a few hundredths a step
+    entropy: float = 0.0  #: its weight
 
 
 def make(env: DaysVecEnv, seed: int, tensorboard: Path | None, arguments: Arguments) -> PPO:
@@ -44,6 +52,26 @@ def make(env: DaysVecEnv, seed: int, tensorboard: Path | None, arguments: Argume
         seed=seed,
         device="cpu",
     )
+
+
+def imitate(model: PPO, inputs: NDArray[np.float32], actions: NDArray[np.intp], seed: int) -> float:
+    """Makes the policy take the actions (M,) that were taken on inputs (M, 10). The last cross entropy, nats."""
+    import torch
+
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.Adam(model.policy.parameters(), lr=IMITATION_RATE)
+    x, y = torch.from_numpy(inputs), torch.from_numpy(actions)
+    losses: list[float] = []
+    for _ in range(IMITATION_EPOCHS):
+        losses = []
+        for batch in np.array_split(rng.permutation(len(x)), -(-len(x) // IMITATION_BATCH)):
+            chosen = torch.from_numpy(batch)
+            loss = -model.policy.get_distribution(x[chosen]).log_prob(y[chosen]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return float(np.mean(losses))
 
 
 def layers(model: Any) -> list[Any]:
