@@ -112,6 +112,16 @@ class Simulation:
         self._t, self._power_w, self._busy = 0, self._given[0].other_w, 0.0
 
     @property
+    def t(self) -> int:
+        """Steps done."""
+        return self._t
+
+    @property
+    def state(self) -> State:
+        """The device now, plain numbers."""
+        return self._state
+
+    @property
     def time_s(self) -> float:
         """Seconds since the beginning of the day."""
         return self._t * self._scenario.days.step_s

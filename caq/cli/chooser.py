@@ -33,9 +33,8 @@ def make_chooser(name: str, scenario: Scenario) -> Chooser:
 def _of_name(name: str, scenario: Scenario) -> policies.evaluate.Chooser:
     if name == ORACLE:
         return of_oracle(Oracle(scenario, np.arange(len(scenario.days))))
-    names, energy_j = scenario.costs.names, scenario.battery.energy_j
-    # A table of costs has no operating points of a model. Worlds tell the hour by what is seen of them.
-    setting = Setting(None, scenario.costs, scenario.device, energy_j, lambda: 0.0)
+    names = scenario.costs.names
+    setting = Setting(None, scenario, None)  # a table of costs has no operating points of a model
     policy = named_policy(name, setting)
     if isinstance(policy, PointPolicy):
         if tuple(policy.points.names) != names:

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "grid",
         metavar="grid.yaml",
-        help=f"policies, profiles, seeds (see simulators.fleet); policies: oracle, {POLICY_HELP}",
+        help=f"policies, profiles, seeds (see simulators.fleet); policies: {POLICY_HELP}",
     )
     parser.add_argument(
         "--out",

@@ -11,29 +11,28 @@ from caq.model import OperatingPoint
 
 if TYPE_CHECKING:
     from policies.points import PointTable
-    from simulators.device import Device, PointCosts
+    from simulators.envs.scenario import Scenario
+    from simulators.simulate import Simulation
 
-HELP = (
-    "fixed:POINT, threshold[:RULES.yaml], pacing[:HABITS.npz], lyapunov:TARGET:V, learned:FILE.npz (see the modules in "
-    "policies)"
-)
+HELP = "fixed:POINT, threshold[:RULES.yaml], pacing[:HABITS.npz], lyapunov:TARGET:V, learned:FILE.npz, oracle"
 
 
 class Setting(NamedTuple):
-    """What a policy may be made for. points: of the model, if there is one. costs, device: simulated.
-    battery_energy_j: from full to empty. hour: local time, 0..24."""
+    """What a policy may be made for. points: of the model, if there is one. simulation: if it is of one device."""
 
     points: Mapping[str, OperatingPoint] | None
-    costs: PointCosts
-    device: Device
-    battery_energy_j: float
-    hour: Callable[[], float]
+    scenario: Scenario
+    simulation: Simulation | None
 
     @property
     def table(self) -> PointTable:
         from policies.points import PointTable
 
-        return PointTable.of(self.costs, self.device.memory_bytes)
+        return PointTable.of(self.scenario.costs, self.scenario.device.memory_bytes)
+
+    def hour(self) -> float:
+        """Local time, 0..24, of the simulation. Worlds of many devices tell it by what is seen of them instead."""
+        return 0.0 if self.simulation is None else self.simulation.hour()
 
 
 def _fixed(point: str, setting: Setting) -> Policy:
@@ -53,7 +52,7 @@ def _pacing(path: str, setting: Setting) -> Policy:
     from simulators.device import read_device
 
     if not path:
-        if setting.device != read_device("camera"):
+        if setting.scenario.device != read_device("camera"):
             raise ConfigError("pacing: the habits that are shipped are the camera's; give yours as pacing:HABITS.npz")
         path = f"{policies.pacing.__file__.rpartition('/')[0]}/trained/camera-habits.npz"
     return policies.pacing.PacingPolicy(setting.table, policies.pacing.read_habits(path), setting.hour)
@@ -66,7 +65,7 @@ def _lyapunov(numbers: str, setting: Setting) -> Policy:
         target, v_j2 = map(float, numbers.split(":"))
     except ValueError:
         raise ConfigError(f"lyapunov: write it as lyapunov:TARGET:V, two numbers, not {numbers!r}") from None
-    return LyapunovPolicy(setting.table, setting.battery_energy_j, target, v_j2, setting.hour)
+    return LyapunovPolicy(setting.table, setting.scenario.battery.energy_j, target, v_j2, setting.hour)
 
 
 def _learned(path: str, setting: Setting) -> Policy:
@@ -77,6 +76,14 @@ def _learned(path: str, setting: Setting) -> Policy:
     return LearnedPolicy.load(path, setting.hour)
 
 
+def _oracle(argument: str, setting: Setting) -> Policy:
+    from caq.cli.oracle import OraclePolicy
+
+    if setting.simulation is None:
+        raise ConfigError("oracle: needs a day that it can know beforehand")
+    return OraclePolicy(setting.scenario, setting.simulation)
+
+
 #: Each takes what stands behind the colon, "" if nothing does. A policy that is added is a line here.
 POLICIES: dict[str, Callable[[str, Setting], Policy]] = {
     "fixed": _fixed,
@@ -84,6 +91,7 @@ POLICIES: dict[str, Callable[[str, Setting], Policy]] = {
     "pacing": _pacing,
     "lyapunov": _lyapunov,
     "learned": _learned,
+    "oracle": _oracle,
 }
 
 

@@ -147,7 +147,7 @@ def _run(name: str, model: Model, world: Scenario, day: Day, samples: Samples | 
     engine = Engine(model)
     simulation = Simulation(world, day)
     chosen = {point: engine.points[point] for point in world.costs.names}
-    policy = named_policy(name, Setting(chosen, world.costs, world.device, world.battery.energy_j, simulation.hour))
+    policy = named_policy(name, Setting(chosen, world, simulation))
     with progress(name, world.days.steps) as advance:
         return simulation.run(engine, policy, samples=samples, advance=advance)
 

@@ -39,6 +39,14 @@ def test_policies_side_by_side(simulate, files, tmp_path):
     assert page.count("<img") == 6 and "fixed:w2a2" in page and "generated" in page
 
 
+def test_the_oracle_is_the_best(simulate, tmp_path):
+    """On a day on which energy decides; `fixed` are all the points there are."""
+    names = ["oracle", "fixed:w8a8", "fixed:w4a4", "fixed:w2a2", "lyapunov:1.0:1"]
+    table = simulate("--policy", ",".join(names), "--rate", "20", "--step", "1800", "--charge", "0.4", "--json").json
+    rewards = {name: table["policies"][name]["reward"] for name in names}
+    assert max(rewards, key=rewards.get) == "oracle"
+
+
 def test_the_same_seed_says_the_same(simulate, tmp_path):
     def once(*options):
         result = simulate(*DAY, *options, "--json").json
