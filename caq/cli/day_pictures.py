@@ -49,7 +49,9 @@ def day_pictures(logs: Mapping[str, Log], scenario: Scenario) -> list[Drawn]:
     return pictures(
         [
             Picture(
-                "State of charge", f"State of charge over time, charging shaded, of {names}", partial(_charge, days)
+                "State of charge, charging shaded",
+                f"State of charge over time, charging shaded, of {names}",
+                partial(_charge, days),
             ),
             Picture("Temperature", f"Temperature over time of {names}", partial(_temperature, days)),
             Picture(

@@ -7,6 +7,7 @@ import pytest
 
 from caq import artifact
 from caq.costs import load_profile
+from simulators.device import PROFILES
 
 DAY = ("--step", "3600", "--rate", "0.01")
 
@@ -63,6 +64,18 @@ def test_executed(simulate, files):
     assert wide["observed"]["accuracy"] == 1.0 and wide["observed"]["executed"] == wide["served"]
     assert narrow["observed"]["low"] <= narrow["observed"]["accuracy"] <= narrow["observed"]["high"]
     assert narrow["observed"]["accuracy"] < 1
+
+
+def test_predicted_and_observed_agree(call, tmp_path):
+    """Policies with the real runtime on the shipped digits: what is looked up is what is seen, within a point."""
+    pytest.importorskip("sklearn")
+    options = ("--policy", "pacing,threshold", "--rate", "3", "--step", "600", "--charge", "0.3", "--day", "5")
+    real = ("--execute", "--data", "digits", "--report", tmp_path / "r.html", "--json")
+    found = call("simulate", PROFILES / "digits.caq", *options, *real).json["policies"]
+    for policy in found.values():
+        assert policy["observed"]["executed"] == policy["served"] > 50_000
+        assert policy["observed"]["accuracy"] == pytest.approx(policy["accuracy"], abs=0.01)
+    assert sum(share > 0 for share in found["threshold"]["point_shares"].values()) > 1
 
 
 def test_text(simulate, files):
