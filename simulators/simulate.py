@@ -155,10 +155,10 @@ class Simulation:
         min_dwell_s: float = 5.0,
         advance: Callable[[str], None] = lambda text: None,
     ) -> Log:
-        """Goes through the day. engine: serves the scenario's points. samples: run these, one for each request served.
+        """Goes through the day. engine: serves the scenario's points, and begins with one of them.
 
-        advance: called after each step with the point's name. Raises ConfigError when called again, AssignmentError if
-        the engine lacks a point, and what `caq.Runtime` raises.
+        samples: run these, one for each request served. advance: called after each step with the point's name. Raises
+        ConfigError when called again, AssignmentError if the engine lacks a point, and what `caq.Runtime` raises.
         """
         s, requests = self._scenario, self._day.requests
         if self._t:
@@ -167,6 +167,8 @@ class Simulation:
         for name in names:
             if name not in engine.points:
                 raise AssignmentError(f"the model has no operating point {name!r}{nearest(name, engine.points)}")
+        if engine.point not in names:
+            engine.select(names[0])
         columns = (s.costs.accuracy, s.costs.latency_s, s.costs.energy_j, s.costs.resident_bytes)
         choices = {name: Choice(*row) for name, row in zip(names, np.stack(columns, 1).tolist(), strict=True)}
         server = Server(Queue(drop_late=False, capacity=int(s.device.queue_limit)), requests)

@@ -135,6 +135,7 @@ def _outcomes(summary: list[dict[str, Any]], figure: Figure) -> None:
         shown = [(name, record[key]) for name, record in zip(names, summary, strict=True) if record[key] is not None]
         axes.plot([value for _, value in shown], [name for name, _ in shown], "o", color=colour, label=label)
     axes.set_xlim(0, 1.02)
+    axes.margins(y=0.15)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.invert_yaxis()
     legend(figure, axes)

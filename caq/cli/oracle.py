@@ -27,9 +27,8 @@ class OraclePolicy:
 
     def select(self, context: Context, points: Sequence[OperatingPoint], current: str) -> Decision:
         """The first point of the plan from here."""
-        # The engine may begin at a point that this day does without.
-        at = self._names.index(current) if current in self._names else 0
-        chosen = int(self._oracle.choose(self._world(), np.array([at]))[0])
+        at = np.array([self._names.index(current)])
+        chosen = int(self._oracle.choose(self._world(), at)[0])
         return Decision(self._names[chosen], "the day is known")
 
     def _world(self) -> Any:

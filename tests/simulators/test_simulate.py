@@ -123,6 +123,14 @@ def test_a_device_that_goes_off_asks_nobody_and_drops_all():
     assert log.steps.served[on:].sum() == 0 and log.steps.dropped[on + 1 :].tolist() == [30] * (59 - on)
 
 
+def test_a_day_that_begins_empty_at_a_point_that_is_not_used():
+    costs = COSTS.choose(["balanced", "full"])
+    log = simulate(day_of([1.0, 70.0], 2, charge=0.0), Scripted(["full"]), FakeEngine(), costs)
+    found = summary(log)
+    assert found["lifetime_s"] == 0 and found["dropped"] == 2 and found["accuracy"] is None
+    assert log.steps.point.tolist() == [0, 0]
+
+
 def test_the_policy_sees_a_simulated_context_and_gaps():
     memory = np.array([0.5, math.nan, 0.25])
     policy = Scripted(["full"])
