@@ -19,19 +19,19 @@ from policies.train.vec_env import DaysVecEnv
 #: Steps in which only the critic learns: what a random one tells would undo the imitation.
 CRITIC_STEPS = 150_000
 ACTIVATION = "tanh"
-IMITATION_RATE, IMITATION_EPOCHS, IMITATION_BATCH = 2e-3, 24, 4096
+IMITATION_RATE, IMITATION_EPOCHS, IMITATION_BATCH = 2e-3, 36, 4096
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Chosen on validation devices."""
 
-    devices: int = 128  #: that are played side by side
-    rate: float = 1e-4  #: of learning, falls to 0 in a line
-    batch_size: int = 2048
-    epochs: int = 6  #: over the samples of a day of all devices
-    gamma: float = 0.998  #: a day has 288 steps
-    gae_lambda: float = 0.95
+    devices: int = 256  #: that are played side by side
+    rate: float = 2e-4  #: of learning, falls to 0 in a line
+    batch_size: int = 8192
+    epochs: int = 5  #: over the samples of a day of all devices
+    gamma: float = 1.0  #: a day ends
+    gae_lambda: float = 1.0  #: less leaves the price of charge, hours later, to the critic, which does not know it
     entropy: float = 0.0  #: its weight
 
 
