@@ -19,6 +19,7 @@ import sys
 import timeit
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from benchmarks.environments import cpu
 from caq.context import Context
+from caq.graph import Cost
 from caq.model import OperatingPoint
 from caq.progress import progress
 from policies import ThresholdPolicy
@@ -35,11 +37,13 @@ from policies.lyapunov import LyapunovPolicy
 from policies.oracle import Oracle
 from policies.pacing import PacingPolicy, read_habits
 from policies.points import PointTable
+from policies.seen import PointPolicy
 from policies.train.days import days_of
 from simulators.envs import Scenario
 
 RESULTS = Path(__file__).parent / "results"
 TRAINED = Path(__file__).parent.parent / "policies" / "trained"
+HABITS = TRAINED / "camera-habits.npz"
 LEVELS = 65
 #: What Lyapunov's parameters are chosen from, on validation devices.
 TARGETS, VS = (0.8, 0.9, 1.0, 1.1, 1.2), (0.3, 0.6, 1.0, 2.0, 3.0, 6.0)
@@ -61,20 +65,15 @@ def threshold() -> ThresholdPolicy:
     return ThresholdPolicy.from_yaml(Path(__file__).parent.parent / "policies" / "phone.yaml")
 
 
-def contenders(scenario: Scenario) -> dict[str, Callable[[Scenario], Chooser]]:
-    points = PointTable.of(scenario.costs, scenario.device.memory_bytes)
-    lyapunov = choose_lyapunov(points)
-    habits = read_habits(TRAINED / "camera-habits.npz")
+def contenders(scenario: Scenario, ours: dict[str, PointPolicy]) -> dict[str, Callable[[Scenario], Chooser]]:
+    """How to play each policy in the days of a scenario."""
     found: dict[str, Callable[[Scenario], Chooser]] = {
         name: lambda s, i=i: fixed(i) for i, name in enumerate(scenario.costs.names)
     }
     found["threshold"] = lambda s: one_by_one(threshold, s)
-    found["lyapunov"] = lambda s: of_policy(lyapunov)
-    found["pacing"] = lambda s: of_policy(PacingPolicy(points, habits))
-    for file in sorted(TRAINED.glob("camera-*.npz")):
-        if (name := file.stem.removeprefix("camera-")) != "habits":
-            found[name] = lambda s, file=file: of_policy(LearnedPolicy.load(file))
-    found["charging known"] = lambda s: of_oracle(Oracle(usual_requests(s, habits.rate), all_days(s), LEVELS))
+    found |= {name: lambda s, policy=policy: of_policy(policy) for name, policy in ours.items()}
+    rate = read_habits(HABITS).rate
+    found["charging known"] = lambda s: of_oracle(Oracle(usual_requests(s, rate), all_days(s), LEVELS))
     found["oracle"] = lambda s: of_oracle(Oracle(s, all_days(s), LEVELS))
     return found
 
@@ -142,25 +141,24 @@ def refinement(scenario: Scenario, charge: Any) -> dict[str, dict[str, float]]:
     return found
 
 
-def decision_us(points: tuple[str, ...]) -> dict[str, float]:
+def learned() -> dict[str, LearnedPolicy]:
+    """The shipped networks by the name of their algorithm."""
+    files = [file for file in sorted(TRAINED.glob("camera-*.npz")) if file != HABITS]
+    return {file.stem.removeprefix("camera-"): LearnedPolicy.load(file) for file in files}
+
+
+def decision_us(policies: dict[str, PointPolicy]) -> dict[str, float]:
     """Least time of a `select` on a context with all fields, us."""
     context = Context.from_values(
         state_of_charge=0.5, charging=False, power_w=0.04, memory_available=0.8, temperature_c=25.0, cpu_load=0.01,
         screen_brightness=0.0, time_s=3600.0,
     )  # fmt: skip
-    from caq.graph import Cost
-
-    offered = tuple(OperatingPoint(name, (), 0.7, "accuracy", 1, Cost(1, 1, 1)) for name in points)
-    habits = read_habits(TRAINED / "camera-habits.npz")
-    learned = {
-        f.stem.removeprefix("camera-"): LearnedPolicy.load(f)
-        for f in TRAINED.glob("camera-*.npz")
-        if "habits" not in f.stem
-    }
-    table = next(iter(learned.values())).points
     found = {}
-    for name, policy in {"pacing": PacingPolicy(table, habits), **learned}.items():
-        timer = timeit.Timer(lambda policy=policy: policy.select(context, offered, points[0]))
+    for name, policy in policies.items():
+        policy.start(1)
+        names = policy.points.names
+        offered = tuple(OperatingPoint(point, (), 0.7, "accuracy", 1, Cost(1, 1, 1)) for point in names)
+        timer = timeit.Timer(partial(policy.select, context, offered, names[0]))
         found[name] = round(min(timer.repeat(20, 200)) / 200 * 1e6, 1)
     return found
 
@@ -172,7 +170,10 @@ def main() -> int:
     parser.add_argument("--plot", action="store_true")
     args = parser.parse_args()
     first = days_of("held_out", args.devices)
-    policies = contenders(first)
+    points = PointTable.of(first.costs, first.device.memory_bytes)
+    networks = learned()
+    ours = {"lyapunov": choose_lyapunov(points), "pacing": PacingPolicy(points, read_habits(HABITS)), **networks}
+    policies = contenders(first, ours)
     played: dict[str, list[Played]] = {name: [] for name in policies}
     with progress("policies", args.seeds) as advance:
         for seed in range(args.seeds):
@@ -189,14 +190,15 @@ def main() -> int:
         "seeds": args.seeds,
         "devices_of_a_seed": args.devices,
         "oracle_by_levels": refinement(first, starts(first, 0)),
-        "decision_us": decision_us(first.costs.names),
+        "lyapunov": {"target": ours["lyapunov"].target, "v_j2": ours["lyapunov"].v_j2},
+        "decision_us": decision_us(ours),
         **found,
     }
     (RESULTS / "policies.json").write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
     if args.plot:
         plot(result, played, RESULTS / "policies.png")
-    return judge(result)
+    return judge(result, list(networks))
 
 
 def table(result: dict[str, Any]) -> str:
@@ -212,12 +214,12 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def judge(result: dict[str, Any]) -> int:
+def judge(result: dict[str, Any], networks: list[str]) -> int:
     """0 if what the issue asks for is met; says what is not."""
     rows = result["policies"]
-    ours = [name for name in ("pacing", *result["decision_us"]) if name in rows]
+    ours = ["pacing", *networks]
     failed = []
-    for name in dict.fromkeys(ours):
+    for name in ours:
         for over in ("over_best_fixed", "over_threshold"):
             if rows[name][over]["mean"] <= rows[name][over]["half_width"]:
                 failed.append(f"{name}: {over}")
@@ -226,8 +228,8 @@ def judge(result: dict[str, Any]) -> int:
         failed.append(
             f"{best}: {rows[best]['share_of_oracle_gain']['mean']:.0%} of the oracle's gain, of {LEAST_GAIN:.0%}"
         )
-    failed += [f"{name}: days kept" for name in dict.fromkeys(ours) if rows[name]["days_kept"] < LEAST_KEPT]
-    failed += [f"{name}: {us} us" for name, us in result["decision_us"].items() if us > MOST_US]
+    failed += [f"{name}: days kept" for name in ours if rows[name]["days_kept"] < LEAST_KEPT]
+    failed += [f"{name}: {us} us" for name, us in result["decision_us"].items() if us > MOST_US and name in networks]
     for what in failed:
         print(f"not met: {what}", file=sys.stderr)
     return 1 if failed else 0

@@ -173,7 +173,7 @@ def read_network(path: str | Path) -> Network:
 
 
 class LearnedPolicy(PointPolicy):
-    """See the module. It has no state. Nothing is needed: where a field is missing, the fallback is taken."""
+    """See the module. Decisions depend on the present alone; where a field is missing, the fallback is taken."""
 
     needed = ()
     fields = (
@@ -190,6 +190,8 @@ class LearnedPolicy(PointPolicy):
         super().__init__(network.points, clock)
         self.network = network
         self._fallback = network.points.names.index(network.fallback)
+        self._known: NDArray[np.bool_]  # of the last choice, what `reason` tells
+        self._inputs: Floats
         self._low, self._high = network.low - np.float32(SLACK), network.high + np.float32(SLACK)
 
     @classmethod
@@ -199,26 +201,21 @@ class LearnedPolicy(PointPolicy):
 
     def choose(self, seen: Seen) -> NDArray[np.intp]:
         inputs = rows(seen, len(self.points), self.network.power_high_w)
-        known = self._known(inputs)
+        known = ((inputs >= self._low) & (inputs <= self._high)).all(1)
         if known.all():
             chosen = self.network.values(inputs).argmax(1)
         else:
             chosen = np.full(len(known), self._fallback)
             chosen[known] = self.network.values(inputs[known]).argmax(1)
+        self._known, self._inputs = known, inputs
         return self.points.fitting(chosen, seen.memory_available)
 
-    def _known(self, inputs: Floats) -> NDArray[np.bool_]:
-        inside = inputs >= self._low
-        inside &= inputs <= self._high
-        return np.asarray(inside.all(1))
-
     def reason(self, seen: Seen) -> str:
-        inputs = rows(seen, len(self.points), self.network.power_high_w)
-        if self._known(inputs)[0]:
+        if self._known[0]:
             return "learned"
         outside = [
             f"{name} {value:.2f} ({low:.2f}..{high:.2f})"
-            for name, value, low, high in zip(INPUTS, inputs[0], self._low, self._high, strict=True)
+            for name, value, low, high in zip(INPUTS, self._inputs[0], self._low, self._high, strict=True)
             if not low <= value <= high
         ]
         return f"outside of what it was trained on: {', '.join(outside)}; {self.network.fallback} is the fallback"

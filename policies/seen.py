@@ -10,6 +10,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,9 +53,14 @@ def see(context: Context, hour: float, current: int) -> Seen:
 
 
 def local_hour() -> float:
-    """0..24, by this machine's clock and time zone."""
-    now = time.localtime()
-    return now.tm_hour + now.tm_min / 60 + now.tm_sec / 3600
+    """0..24, by this machine's clock and time zone, to the minute."""
+    return _hour_of(int(time.time()) // 60)
+
+
+@lru_cache(maxsize=1)  # localtime looks for the time zone's file: as long as a whole decision
+def _hour_of(minute: int) -> float:
+    now = time.localtime(minute * 60)
+    return now.tm_hour + now.tm_min / 60
 
 
 class PointPolicy(ABC):

@@ -62,7 +62,10 @@ class _Look(BaseCallback):
     def look(self) -> None:
         self._due = self.num_timesteps + self.run_.evaluate_every
         network = export(
-            self.algorithm, self.model, self.validation, f"{self.model.__class__.__name__}, seed {self.run_.seed}"
+            self.algorithm,
+            self.model,
+            self.validation,
+            f"{self.algorithm.__name__.rpartition('.')[2].upper()}, seed {self.run_.seed}",
         )
         played = play(self.validation, self._charge, of_policy(LearnedPolicy(network)))
         mean = float(played.returns.mean())
@@ -109,7 +112,7 @@ def train(algorithm: ModuleType, run: Run, arguments: Any = None) -> tuple[Netwo
     looks = 1 - (done - run.steps) // run.evaluate_every
     with progress(f"training {model.__class__.__name__}", looks) as advance:
         look = _Look(algorithm, run, days_of("validation", VALIDATION_DEVICES), advance)
-        model.learn(run.steps - done, callback=look, reset_num_timesteps=not resumed, log_interval=10)
+        model.learn(run.steps - done, callback=look, reset_num_timesteps=not resumed, log_interval=1)
     assert look.best is not None  # it looks at the start
     return with_range(look.best[1], scenario), look.curve
 

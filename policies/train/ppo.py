@@ -16,28 +16,41 @@ from numpy.typing import NDArray
 from policies.train.sb3 import PPO
 from policies.train.vec_env import DaysVecEnv
 
-ALGORITHM: type[PPO] = PPO
+#: Steps in which only the critic learns: what a random one tells would undo the imitation.
+CRITIC_STEPS = 150_000
 ACTIVATION = "tanh"
-IMITATION_RATE, IMITATION_EPOCHS, IMITATION_BATCH = 2e-3, 8, 4096
+IMITATION_RATE, IMITATION_EPOCHS, IMITATION_BATCH = 2e-3, 36, 4096
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Chosen on validation devices."""
 
-    devices: int = 128  #: that are played side by side
+    devices: int = 256  #: that are played side by side
     rate: float = 2e-4  #: of learning, falls to 0 in a line
-    batch_size: int = 2048
-    epochs: int = 6  #: over the samples of a day of all devices
-    gamma: float = 0.998  #: a day has 288 steps
-    gae_lambda: float = 0.95
+    batch_size: int = 8192
+    epochs: int = 5  #: over the samples of a day of all devices
+    gamma: float = 1.0  #: a day ends
+    gae_lambda: float = 1.0  #: less leaves the price of charge, hours later, to the critic, which does not know it
     entropy: float = 0.0  #: its weight
 
 
-def make(env: DaysVecEnv, seed: int, tensorboard: Path | None, arguments: Arguments) -> PPO:
+class PatientPPO(PPO):
+    """Leaves the policy as it is for CRITIC_STEPS."""
+
+    def train(self) -> None:
+        for part in (self.policy.mlp_extractor.policy_net, self.policy.action_net):
+            part.requires_grad_(self.num_timesteps > CRITIC_STEPS)
+        super().train()
+
+
+ALGORITHM = PatientPPO
+
+
+def make(env: DaysVecEnv, seed: int, tensorboard: Path | None, arguments: Arguments) -> PatientPPO:
     """A new learner."""
     a = arguments
-    return PPO(
+    return PatientPPO(
         "MlpPolicy",
         env,
         learning_rate=lambda left: a.rate * left,
@@ -60,6 +73,7 @@ def imitate(model: PPO, inputs: NDArray[np.float32], actions: NDArray[np.intp], 
 
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=IMITATION_RATE)
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, IMITATION_EPOCHS)
     x, y = torch.from_numpy(inputs), torch.from_numpy(actions)
     losses: list[float] = []
     for _ in range(IMITATION_EPOCHS):
@@ -71,6 +85,7 @@ def imitate(model: PPO, inputs: NDArray[np.float32], actions: NDArray[np.intp], 
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
+        falling.step()
     return float(np.mean(losses))
 
 
