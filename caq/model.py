@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from caq.errors import DataError
 from caq.graph import Assignment, Cost, Graph
 from caq.plan import Parameters
+from caq.record import Record
 from caq.scaling import InputScaling
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ class OperatingPoint(NamedTuple):
     parameter_set: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
+class Model(Record):
     """All that a `.caq` file holds.
 
     planes: (w, graph.plane_bytes) uint8, most significant first; w is below 8 when only narrower widths were read.

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,15 +84,13 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(eq=False)
 class _Tensor:
     """A tensor that has memory of its own; reshapes that move nothing share it."""
 
-    shape: tuple[int, int, int]
-    item: int
-    zero: int
-    halo: list[int] = field(default_factory=lambda: [0, 0, 0, 0])  # top, bottom, left, right
-    readers: list[int] = field(default_factory=list)  # ops
+    def __init__(self, shape: tuple[int, int, int], item: int, zero: int) -> None:
+        self.shape, self.item, self.zero = shape, item, zero
+        self.halo = [0, 0, 0, 0]  # top, bottom, left, right
+        self.readers: list[int] = []  # ops
 
     @property
     def row(self) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from caq.quant import (
     requantize,
     unpack,
 )
+from caq.record import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +41,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Parameters:
+class Parameters(Record):
     """What a layer's integers are derived from; S sets, C channels of all layers together, L layers, T tensors.
 
     A *set* holds batch norm's effect at one weight width (set i belongs to the i-th width), or at one operating point

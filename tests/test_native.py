@@ -12,7 +12,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,7 @@ def samples(m: Model, count: int, seed: int = 0) -> Samples:
 def as_int16(m: Model) -> Model:
     """The model of float32 samples, fed with what those become at once."""
     s = m.scaling
-    return replace(
-        m, scaling=InputScaling("int16", s.step, s.multiplier, s.offset, s.shift, np.ones_like(s.resolution))
-    )
+    return m.replace(scaling=InputScaling("int16", s.step, s.multiplier, s.offset, s.shift, np.ones_like(s.resolution)))
 
 
 def soil(program: Program, rng: np.random.Generator) -> None:
@@ -567,7 +564,7 @@ def test_scratch_is_for_64_channels_at_a_time(isa):
 @pytest.mark.parametrize("lean", [False, True])
 def test_a_narrow_reader(lean):
     m = models.model(4, widths=WIDTHS)
-    narrow = replace(m, planes=m.planes[:2].copy())
+    narrow = m.replace(planes=m.planes[:2].copy())
     x = samples(m, 3)
     reference = Engine(m, kernels="reference")
     for isa in ISAS:
@@ -590,14 +587,14 @@ def test_refused_parameters_are_named_as_the_reference_names_them():
     tiny = p.steps.copy()
     tiny[add + 1] = 2.0**-40
     cases = {
-        "layer .* at w8a8: .* out of range": replace(p, gain_exponent=exponents),
-        "layer .* at w4a4: input: .* out of range": replace(p, ratios=ratios),
-        "layer .* at w2a2: .* out of range": replace(p, bias_exponent=bias),
-        "clamp .* out of range": replace(p, steps=steps),
-        "add .* inputs' steps": replace(p, steps=tiny),
+        "layer .* at w8a8: .* out of range": p.replace(gain_exponent=exponents),
+        "layer .* at w4a4: input: .* out of range": p.replace(ratios=ratios),
+        "layer .* at w2a2: .* out of range": p.replace(bias_exponent=bias),
+        "clamp .* out of range": p.replace(steps=steps),
+        "add .* inputs' steps": p.replace(steps=tiny),
     }
     for words, parameters in cases.items():
-        bad = replace(m, parameters=parameters)
+        bad = m.replace(parameters=parameters)
 
         def reference(point: OperatingPoint) -> None:
             build_plan(bad.graph, bad.parameters, bad.planes, point.assignment, point.parameter_set)  # noqa: B023

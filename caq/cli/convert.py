@@ -102,7 +102,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     )
     if args.domain is not None:
         origin = {"data_sha256": dataset.sha256, "test_domain": args.domain}
-        model = replace(model, provenance={**model.provenance, **origin})
+        model = model.replace(provenance={**model.provenance, **origin})
     artifact.save(model, args.out)
     found = report(model, args.out, output)
     output.say(

@@ -59,7 +59,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     if args.domain is not None:
         # The weights come from the whole training split: the digest is that of the data as given.
         origin = {"data_sha256": dataset.sha256, "test_domain": args.domain}
-        model = replace(model, provenance={**model.provenance, **origin})
+        model = model.replace(provenance={**model.provenance, **origin})
     artifact.save(model, args.out)
     return report(model, args.out, output)
 

@@ -163,7 +163,7 @@ def finish(
     largest = predict(supernet, train).abs().max()
     supernet.output_step.copy_(largest * 4 / 2**15)
     model = assemble(lower(supernet, prepared.scaling.step, own), data, prepared, points, config)
-    return replace(model, points=tuple(_measured(model, data)))
+    return model.replace(points=tuple(_measured(model, data)))
 
 
 def assemble(

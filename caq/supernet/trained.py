@@ -222,4 +222,4 @@ def convert_trained(
         "calibration_samples": len(calibration),
         "float_score": round(reference, 6),
     }
-    return replace(model, provenance={**model.provenance, **origin}), reference
+    return model.replace(provenance={**model.provenance, **origin}), reference

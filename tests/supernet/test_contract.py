@@ -1,7 +1,6 @@
 """Training's integer simulation and the reference engine agree on every logit; benchmarks.contract runs many more."""
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,7 +37,7 @@ def test_the_comparison_can_fail(name: str) -> None:
 def test_what_is_beside_codes_and_parameters_is_small_even_in_small_networks(name: str) -> None:
     model = subject(name, seed=0, samples=1).model
     points = tuple(p._replace(score=0.123456 + i / 100, samples=4890) for i, p in enumerate(model.points))
-    data = artifact.dumps(replace(model, points=points))
+    data = artifact.dumps(model.replace(points=points))
     with artifact.Reader(io.BytesIO(data), name) as reader:
         assert len(data) <= 1.05 * (model.graph.weights + reader.tensors["parameters"].nbytes)
 

@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_file_and_labels_are_not_read(
         config = replace(CONFIG, seed=seed)
         model, _ = trained.convert_trained(as_trained(small), source, config, WIDTHS, (Budget("a", 0.4),), QUIET)
         same = {"data_sha256": "", "seed": 0}
-        artifact.save(replace(model, provenance={**model.provenance, **same}), tmp_path / f"{i}.caq")
+        artifact.save(model.replace(provenance={**model.provenance, **same}), tmp_path / f"{i}.caq")
         files.append((tmp_path / f"{i}.caq").read_bytes())
     assert files[0] == files[1] != files[2]
 
