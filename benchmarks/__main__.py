@@ -1,8 +1,8 @@
 """Runs every benchmark that this machine has the data for: python -m benchmarks
 
-Real data sets are looked for in the folder CAQ_DATA: usc_had.npz, kws12.npz, cifar10.npz, device_costs/; trained
-networks in the folder CAQ_MODELS: resnet8_fp32.onnx, dscnn_fp32.onnx, and kws01.npz beside them. Trainings resume where
-they stopped.
+Real data sets are looked for in the folder CAQ_DATA: usc_had.npz, kws12.npz, cifar10.npz, device_costs/, li_ion_nasa/,
+thermal_power_tiansuan/; trained networks in the folder CAQ_MODELS: resnet8_fp32.onnx, dscnn_fp32.onnx, and kws01.npz
+beside them. Trainings resume where they stopped.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ def commands(data: Path | None, models: Path | None) -> list[list[str]]:
     }
     if data is not None and (data / "device_costs").is_dir():
         found.append(["benchmarks.device_costs", "--plot"])
+    for name, benchmark in (("li_ion_nasa", "benchmarks.battery"), ("thermal_power_tiansuan", "benchmarks.thermal")):
+        if data is not None and (data / name).is_dir():
+            found.append([benchmark])
     for name, arguments in sets.items():
         if data is not None and (data / name).exists():
             found.append([accuracy, "--data", str(data / name), "--model", *arguments])
