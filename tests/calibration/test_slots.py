@@ -132,7 +132,7 @@ def test_reset_leads_back_to_the_factory(path):
     assert start(path) == 0
 
 
-def test_one_process_at_a_time(path):
+def test_one_process_at_a_time(path, monkeypatch):
     with open_folder(path), pytest.raises(StateLockedError, match="another process"):
         open_folder(path)
     with open_folder(path) as folder:
@@ -145,6 +145,9 @@ def test_one_process_at_a_time(path):
                 os._exit(7)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        with monkeypatch.context() as m, pytest.raises(StateLockedError, match="a fork"):
+            m.setattr(folder, "_process", 1)
+            folder.reset()
     assert start(path) == 1
 
 
