@@ -137,6 +137,21 @@ def check_artifact(state: State, artifact: str) -> None:
         )
 
 
+def array_in(arrays: Arrays, name: str, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
+    """The float64 array of that name and shape, where None is any length. Raises StateFormatError without it."""
+    found = arrays.get(name)
+    if found is None or found.dtype != np.float64 or found.ndim != len(shape):
+        raise StateFormatError(f"{name}: {len(shape)} dimensions of float64 are expected")
+    if any(n not in (None, m) for n, m in zip(shape, found.shape, strict=True)) or not np.isfinite(found).all():
+        raise StateFormatError(f"{name}: {shape} finite values are expected, not {found.shape}")
+    return found
+
+
+def floats_in(arrays: Arrays, name: str, count: int) -> list[float]:
+    """The `count` numbers of the float64 array of that name. Raises StateFormatError without them."""
+    return [float(value) for value in array_in(arrays, name, (count,))]
+
+
 def random_to_array(rng: np.random.Generator) -> NDArray[np.uint64]:
     """The state of a generator (PCG64, which `np.random.default_rng` makes) as (6,) uint64.
 
