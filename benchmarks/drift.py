@@ -1,0 +1,223 @@
+"""How often detectors of drift cry wolf, how often they see it, and how late: on people and on noise.
+
+    python -m benchmarks.drift --folder DATA
+
+DATA has usc_had/ and speech_commands_kws12/; benchmarks.drift_streams says what the streams are. Every detector of
+statistics is fitted to a model's training samples, its threshold to streams of validation samples of the same subject:
+`margin` times the highest statistic on any of them. What is left to choose, margin and memory, is chosen once for each
+signal, on subjects 1 to 3 as sources and 4 to 6 as targets at 8 bits: of the settings that raise the fewest false
+alarms those that see most, then the soonest. Reported are sources 7 to 10 with targets 11 to 14, and keywords, at both
+widths, with these settings. Detectors of errors have the defaults of caq, and see validation samples first.
+
+false_alarms: streams without drift that raised one, in %; per_1000: alarms in 1,000 samples of them; seen: streams with
+drift where an alarm was raised within 200 samples of it, in %; delay: samples from drift to alarm, median and 90th
+percentile of those seen. Models are kept in --cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.drift_streams import WIDTHS, Case, Domain, kws12, usc_had
+from caq.calibration.drift import Debounced, Detector, StatisticsShift, highest_statistic
+from caq.calibration.error_streams import ADWIN, DDM, PageHinkley
+from caq.calibration.signals import channel_statistics, entropy, saturation
+from caq.engine import Engine
+from caq.graph import Graph
+from caq.model import Model, OperatingPoint
+from caq.plan import Parameters
+from caq.progress import progress
+
+RESULTS = Path(__file__).parent / "results"
+WITHIN = 200
+HITS = 8
+#: What is chosen from.
+MARGINS, MEMORIES = (0.7, 1.0, 1.5, 2.0, 3.0), (32, 64)
+ERROR_DETECTORS: dict[str, Callable[[], Detector]] = {"DDM": DDM, "PageHinkley": PageHinkley, "ADWIN": ADWIN}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Of a StatisticsShift: threshold over the highest statistic of validation streams, and 1 / decay."""
+
+    margin: float
+    memory: int
+
+
+class Signals:
+    """Signals and errors of domains under one model at one width."""
+
+    def __init__(self, model: Model, width: int) -> None:
+        self.engine, self.features = Engine(model), Engine(last_feature_map(model))
+        for engine in (self.engine, self.features):
+            engine.select(f"w{width}a{width}")
+
+    def of(self, domain: Domain) -> dict[str, NDArray[np.float64]]:
+        """(N, F) float64 by name; "errors" are (N, 1), 0 or 1."""
+        outputs = self.engine.run(domain.x)
+        graph = self.features.model.graph
+        codes = self.features.run(domain.x).reshape(len(domain.x), *graph.shapes[-1])
+        return {
+            "input": channel_statistics(self.engine.model.encode(domain.x)[0]),
+            "features": channel_statistics(codes),
+            "saturation": saturation(codes, graph.ops[-1].low, graph.ops[-1].high),
+            "entropy": entropy(self.engine.probabilities(outputs)),
+            "errors": (outputs.argmax(axis=1) != domain.y).astype(np.float64)[:, None],
+        }
+
+
+def last_feature_map(model: Model) -> Model:
+    """`model` up to what its global pool reads, with a point for each width."""
+    whole, old = model.graph, model.parameters
+    count = next(i for i, op in reversed(list(enumerate(whole.ops))) if op.kind == "avg_pool")
+    graph = Graph(whole.input_shape, whole.ops[:count], whole.widths)
+    layers, channels = len(graph.layers), graph.channels
+    parameters = Parameters(
+        old.gain[:, :channels],
+        old.gain_exponent[:, :layers],
+        old.bias[:, :channels],
+        old.bias_exponent[:, :layers],
+        old.steps[: count + 1],
+        old.ratios[:layers],
+    )
+    uniform = [(f"w{w}a{w}", graph.uniform(w)) for w in graph.widths]
+    points = tuple(OperatingPoint(name, a, 0.0, "accuracy", 0, graph.cost(a)) for name, a in uniform)
+    planes = model.planes[:, : graph.plane_bytes]
+    return replace(model, graph=graph, parameters=parameters, planes=planes, points=points, label_names=())
+
+
+class Measured:
+    """A case's signals at one width, and streams of them from a seed."""
+
+    def __init__(self, case: Case, width: int, streams: int) -> None:
+        signals = Signals(case.model, width)
+        self.case, self.streams = case, streams
+        self.train, self.validation = signals.of(case.train), signals.of(case.validation)
+        self.same = signals.of(case.same)
+        self.others = {name: signals.of(domain) for name, domain in case.others.items()}
+
+    def shift(self, name: str, setting: Setting) -> Debounced:
+        """A detector of statistics, debounced, with its threshold from validation streams."""
+        rng = np.random.default_rng(1)
+        streams = [self.validation[name][self.case.validation.stream(rng)] for _ in range(20)]
+        fitted = StatisticsShift.fit(self.train[name], 1.0, 1 / setting.memory)
+        fitted.threshold = setting.margin * max(highest_statistic(fitted, streams))
+        return Debounced(fitted, HITS)
+
+    def run(self, name: str, make: Callable[[], Detector]) -> dict[str, list[int]]:
+        """Alarms: how many on each stream without drift, its length, and the first one's delay after drift, or -1."""
+        found: dict[str, list[int]] = {"alarms": [], "length": [], "delays": []}
+        for other, signals in self.others.items():
+            for seed in range(self.streams):
+                rng, detector = np.random.default_rng(seed), make()
+                before, after = self.case.same.stream(rng), self.case.others[other].stream(rng, WITHIN)
+                if name == "errors":
+                    _alarms(detector, self.validation[name][:, 0])
+                same, drifted = self.same[name][before], signals[name][after]
+                found["alarms"].append(len(_alarms(detector, same[:, 0] if name == "errors" else same)))
+                found["length"].append(len(before))
+                delays = _alarms(detector, drifted[:, 0] if name == "errors" else drifted)
+                found["delays"].append(delays[0] if delays else -1)
+        return found
+
+
+def _alarms(detector: Detector, stream: NDArray[np.float64]) -> list[int]:
+    found = []
+    for i, x in enumerate(stream):
+        detector.update(x)
+        if detector.drift_detected:
+            found.append(i)
+    return found
+
+
+def summary(runs: list[dict[str, list[int]]]) -> dict[str, Any]:
+    """What the module's docstring says, over all runs of a detector."""
+    alarms, length, delays = (np.concatenate([run[key] for run in runs]) for key in ("alarms", "length", "delays"))
+    hits = delays[delays >= 0] + 1
+    row: dict[str, Any] = {
+        "streams": len(alarms),
+        "false_alarms": round(100 * float((alarms > 0).mean()), 1),
+        "per_1000": round(1000 * float(alarms.sum() / length.sum()), 2),
+        "seen": round(100 * len(hits) / len(delays), 1),
+    }
+    if len(hits):
+        row["delay"] = [int(np.percentile(hits, q)) for q in (50, 90)]
+    return row
+
+
+def choose(measured: list[Measured], name: str) -> tuple[Setting, dict[str, Any]]:
+    """The setting of fewest false alarms, then of most drift seen, then of the shortest delay; and its figures."""
+    found = []
+    for memory in MEMORIES:
+        for margin in MARGINS:
+            setting = Setting(margin, memory)
+            rows = summary([m.run(name, lambda m=m, s=setting: m.shift(name, s)) for m in measured])
+            found.append((rows["false_alarms"], -rows["seen"], rows.get("delay", [WITHIN])[0], setting, rows))
+    _, _, _, setting, rows = min(found, key=lambda f: f[:3])
+    return setting, rows
+
+
+def accuracy(measured: list[Measured]) -> dict[str, float]:
+    """Accuracy (%) of the same domain, and of the others, mean over cases."""
+    same = [100 - 100 * float(m.same["errors"].mean()) for m in measured]
+    others = [100 - 100 * float(s["errors"].mean()) for m in measured for s in m.others.values()]
+    return {"same": round(float(np.mean(same)), 1), "others": round(float(np.mean(others)), 1)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="has usc_had/ and speech_commands_kws12/")
+    parser.add_argument("--streams", type=int, default=5, help="streams of each pair of source and target")
+    parser.add_argument("--cache", type=Path, default=Path("runs/drift"))
+    args = parser.parse_args()
+
+    chosen_on = [usc_had(args.folder, args.cache, source, [4, 5, 6]) for source in (1, 2, 3)]
+    people = [usc_had(args.folder, args.cache, source, [11, 12, 13, 14]) for source in (7, 8, 9, 10)]
+    keywords = kws12(args.folder, args.cache)
+    noises = {name: replace(keywords, others={name: domain}) for name, domain in keywords.others.items()}
+    reported = {"usc_had": people, **{f"kws12, {name}": [case] for name, case in noises.items()}}
+    names = ("input", "features", "saturation", "entropy")
+    settings: dict[str, Setting] = {}
+    result: dict[str, Any] = {
+        "command": f"python -m benchmarks.drift --folder DATA --streams {args.streams}",
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "hits": HITS,
+        "chosen": {},
+        "rows": [],
+        "accuracy": {},
+    }
+    with progress("drift", len(names) + len(WIDTHS) * len(reported)) as advance:
+        measured = [Measured(case, 8, args.streams) for case in chosen_on]
+        for name in names:
+            settings[name], rows = choose(measured, name)
+            result["chosen"][name] = {**asdict(settings[name]), **rows}
+            advance(name)
+        for width in reversed(WIDTHS):
+            for data, cases in reported.items():
+                measured = [Measured(case, width, args.streams) for case in cases]
+                result["accuracy"][f"{data}, w{width}a{width}"] = accuracy(measured)
+                for name in names:
+                    rows = summary([m.run(name, lambda m=m, n=name: m.shift(n, settings[n])) for m in measured])
+                    result["rows"].append({"data": data, "width": width, "detector": f"{name} statistics", **rows})
+                for name, make in ERROR_DETECTORS.items():
+                    rows = summary([m.run("errors", make) for m in measured])
+                    result["rows"].append({"data": data, "width": width, "detector": f"errors, {name}", **rows})
+                advance(data)
+    (RESULTS / "drift.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
