@@ -6,4 +6,5 @@ core           the core set: few samples that keep the distribution of quantizat
 signals        what drift shows itself in, for each sample, without labels
 drift          detectors of drift in such signals, and an alarm that does not chatter
 error_streams  detectors of drift in errors, when labels come
+guard          whether a candidate may take the place of the calibration in force, and an audit record
 """

@@ -236,6 +236,11 @@ class CoreSet:
         """(N,) bool: which samples were there before the stream."""
         return self.ids < 0
 
+    def take(self, indices: NDArray[np.integer]) -> CoreSet:
+        """Some of its samples."""
+        x, y, misses, ids = (a[indices] for a in (self.x, self.y, self.misses, self.ids))
+        return replace(self, x=x, y=y, misses=misses, ids=ids)
+
     def update(
         self,
         x: NDArray[Any],
