@@ -114,12 +114,13 @@ class Measured:
         fitted.threshold = setting.margin * max(highest_statistic(fitted, streams))
         return Debounced(fitted, HITS)
 
-    def run(self, name: str, make: Callable[[], Detector]) -> dict[str, list[int]]:
+    def run(self, name: str, detector: Detector) -> dict[str, list[int]]:
         """Alarms: how many on each stream without drift, its length, and the first one's delay after drift, or -1."""
         found: dict[str, list[int]] = {"alarms": [], "length": [], "delays": []}
         for other, signals in self.others.items():
             for seed in range(self.streams):
-                rng, detector = np.random.default_rng(seed), make()
+                rng = np.random.default_rng(seed)
+                detector.reset()
                 before, after = self.case.same.stream(rng), self.case.others[other].stream(rng, WITHIN)
                 if name == "errors":
                     _alarms(detector, self.validation[name][:, 0])
@@ -161,7 +162,7 @@ def choose(measured: list[Measured], name: str) -> tuple[Setting, dict[str, Any]
     for memory in MEMORIES:
         for margin in MARGINS:
             setting = Setting(margin, memory)
-            rows = summary([m.run(name, lambda m=m, s=setting: m.shift(name, s)) for m in measured])
+            rows = summary([m.run(name, m.shift(name, setting)) for m in measured])
             found.append((rows["false_alarms"], -rows["seen"], rows.get("delay", [WITHIN])[0], setting, rows))
     _, _, _, setting, rows = min(found, key=lambda f: f[:3])
     return setting, rows
@@ -208,10 +209,10 @@ def main() -> int:
                 measured = [Measured(case, width, args.streams) for case in cases]
                 result["accuracy"][f"{data}, w{width}a{width}"] = accuracy(measured)
                 for name in names:
-                    rows = summary([m.run(name, lambda m=m, n=name: m.shift(n, settings[n])) for m in measured])
+                    rows = summary([m.run(name, m.shift(name, settings[name])) for m in measured])
                     result["rows"].append({"data": data, "width": width, "detector": f"{name} statistics", **rows})
                 for name, make in ERROR_DETECTORS.items():
-                    rows = summary([m.run("errors", make) for m in measured])
+                    rows = summary([m.run("errors", make()) for m in measured])
                     result["rows"].append({"data": data, "width": width, "detector": f"errors, {name}", **rows})
                 advance(data)
     (RESULTS / "drift.json").write_text(json.dumps(result, indent=1) + "\n")
