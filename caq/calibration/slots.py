@@ -160,8 +160,9 @@ class StateFolder:
         payload = to_bytes(State(self._artifact, arrays, notes))
         if len(payload) > self._max_bytes:
             raise StateError(f"{self.path}: a state of {len(payload)} bytes, where {self._max_bytes} are allowed")
-        good = max((s.generation, name) for name, s in [*self._slots.items(), ("", Slot(0, 0))] if not s.trials)[1]
-        target = self._trial() or next(name for name in SLOTS if name != good)
+        good = {slot.generation: name for name, slot in self._slots.items() if not slot.trials}
+        newest = good[max(good)] if good else None
+        target = self._trial() or next(name for name in SLOTS if name != newest)
         slot = Slot(1 + max((s.generation for s in self._slots.values()), default=0), 1)
         self._write(target, slot, payload)
         return slot.generation
@@ -169,14 +170,15 @@ class StateFolder:
     def mark_good(self) -> None:
         """Ends the trial: from now on this state is what a start finds. Raises StateError if none is on trial.
 
-        Raises StateWriteError if it could not be written; the state is then to be rejected.
+        Raises StateWriteError if the medium refuses: then the update is off, and nothing is on trial any more.
         """
         name, slot = self._on_trial()
         try:
-            payload = decode(self._read(name))[1]
-        except (OSError, StateFormatError) as e:
-            raise StateWriteError(f"{self.path}/{name}: cannot be read again: {e}") from e
-        self._write(name, slot._replace(trials=0), payload)
+            self._write(name, slot._replace(trials=0), decode(self._read(name))[1])
+        except (OSError, StateFormatError, StateWriteError) as e:
+            with suppress(StateWriteError):  # then the next start checks it
+                self._remove(name)
+            raise StateWriteError(f"{self.path}/{name}: not marked good: {e}") from e
 
     def reject(self) -> None:
         """Ends the trial and removes its state. Raises StateError if none is on trial, StateWriteError."""
@@ -186,7 +188,8 @@ class StateFolder:
     def reset(self) -> None:
         """Removes all states: the next start finds the factory calibration. Raises StateWriteError."""
         self._check_open()
-        for name in sorted(self._slots, key=lambda n: self._slots[n].generation):  # the older one first: never it alone
+        age = {name: slot.generation for name, slot in self._slots.items()}
+        for name in sorted(SLOTS, key=lambda n: age.get(n, 0)):  # the older one first: it must not be found alone
             self._remove(name)
 
     def _open(self) -> None:
@@ -308,9 +311,11 @@ class StateFolder:
         self._slots[name] = slot
 
     def _remove(self, name: str) -> None:
-        del self._slots[name]
+        """Removes a slot, if it is there. Raises StateWriteError."""
+        self._slots.pop(name, None)
         try:
-            os.unlink(name, dir_fd=self._handles[0])
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._handles[0])
             os.fsync(self._handles[0])
         except OSError as e:
             raise StateWriteError(f"{self.path}/{name}: cannot be removed: {e}") from e

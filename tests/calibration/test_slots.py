@@ -254,18 +254,40 @@ def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path):
         open_folder(tmp_path / "file")
 
 
-def test_a_slot_that_cannot_be_read_again_is_not_marked_good(path):
+def test_a_state_that_cannot_be_marked_good_is_dropped(path, monkeypatch):
     with open_folder(path) as folder:
         save(folder, 1)
         save(folder, 2, good=False)
         (path / "b").write_bytes(b"overwritten by a stranger")
-        with pytest.raises(StateWriteError, match="cannot be read again"):
+        with pytest.raises(StateWriteError, match="b: not marked good: 25 bytes are no slot"):
             folder.mark_good()
-        (path / "b").unlink()
-        with pytest.raises(StateWriteError, match="cannot be removed"):
-            folder.reject()
+        assert not folder.on_trial and sorted(os.listdir(path)) == ["a", "lock"]
         save(folder, 3)
     assert start(path) == 3
+
+
+def test_a_slot_that_cannot_be_removed_is_a_typed_error(path):
+    with open_folder(path) as folder:
+        save(folder, 1)
+        save(folder, 2, good=False)
+        (path / "b").unlink()
+        (path / "b").mkdir()
+        for call in (folder.reject, folder.reset):
+            with pytest.raises(StateWriteError, match="b: cannot be removed"):
+                call()
+        (path / "b").rmdir()
+        save(folder, 3, good=False)
+        (path / "b").unlink()
+        folder.reject()  # what is gone need not be removed
+
+
+def test_reset_removes_what_was_passed_over_too(path):
+    with open_folder(path) as folder:
+        save(folder, 1)
+    (path / "b").write_bytes(b"damaged")
+    with open_folder(path) as folder:
+        folder.reset()
+    assert os.listdir(path) == ["lock"]
 
 
 def test_a_medium_that_returns_other_bytes_than_it_was_given_is_an_error(path, monkeypatch):
