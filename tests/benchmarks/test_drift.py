@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from benchmarks.drift import WITHIN, Measured, Setting, last_feature_map, summary
+from benchmarks.drift import WITHIN, Measured, Setting, in_a_row, last_feature_map, statistics, summary
 from benchmarks.drift_streams import Domain
+from caq.calibration.drift import Debounced, StatisticsShift
+from caq.calibration.error_streams import DDM
 from caq.engine import Engine
 from tests import models
 
@@ -30,17 +32,41 @@ def test_alarms_and_delays_are_counted():
     measured.case = SimpleNamespace(validation=domain(200), same=domain(200), others=others)  # type: ignore[assignment]
     measured.streams = 4
     for name, count in (("train", 500), ("validation", 200), ("same", 200)):
-        setattr(measured, name, {"input": rng.normal(0, 1, (count, 8)), "errors": np.zeros((count, 1))})
+        setattr(measured, name, {"input": rng.normal(0, 1, (count, 8)), "errors": rng.random((count, 1)) < 0.1})
     measured.others = {
-        "as before": {"input": rng.normal(0, 1, (300, 8))},
-        "far away": {"input": rng.normal(3, 1, (300, 8))},
+        "as before": {"input": rng.normal(0, 1, (300, 8)), "errors": rng.random((300, 1)) < 0.1},
+        "far away": {"input": rng.normal(3, 1, (300, 8)), "errors": rng.random((300, 1)) < 0.7},
     }
-    found = measured.run("input", measured.shift("input", Setting(margin=2.0, memory=32)))
-    assert found["alarms"] == [0] * 8 and found["length"] == [200] * 8
-    assert found["delays"][:4] == [-1] * 4 and all(7 <= d < 40 for d in found["delays"][4:])
-    row = summary([found])
+    high, low = measured.of_statistics("input", [Setting(2.0, 32), Setting(0.1, 16)])
+    assert high.false == [False] * 8 and high.length == [200] * 8
+    assert high.delays[:4] == [None] * 4 and all(d is not None and 8 <= d < 40 for d in high.delays[4:])
+    assert all(low.false)
+    row = summary([high])
     assert row["streams"] == 8 and row["false_alarms"] == row["per_1000"] == 0 and row["seen"] == 50
     assert 8 <= row["delay"][0] <= row["delay"][1] <= WITHIN
+    errors = measured.of_errors(DDM())
+    assert errors.length == [200] * 8 and all(d is not None and d < 60 for d in errors.delays[4:])
+
+
+def test_all_streams_at_once_are_each_stream_by_itself():
+    rng = np.random.default_rng(0)
+    streams = rng.normal(0.5, 1, (3, 150, 5))
+    streams[..., 4] = 7
+    reference = rng.normal(0, 1, (100, 5))
+    reference[:, 4] = 7
+    shift = StatisticsShift.fit(reference, 3.0)
+    for stream, found in zip(streams, statistics(shift, streams), strict=True):
+        shift.reset()
+        seen, debounced = [], Debounced(StatisticsShift.fit(reference, 3.0), hits=8)
+        alarms = []
+        for x in stream:
+            shift.update(x)
+            seen.append(shift.statistic)
+            debounced.update(x)
+            alarms.append(debounced.drift_detected)
+        np.testing.assert_allclose(found, seen)
+        found[:31] = 0
+        assert in_a_row(found[None] > 3.0, 8)[0].argmax() == np.argmax(alarms) > 0
 
 
 def test_the_last_feature_map_is_what_the_pool_reads():
