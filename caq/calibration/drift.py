@@ -56,7 +56,7 @@ class StatisticsShift:
     which is 1 on average where samples are independent and as in the reference, and varies less, the more signals there
     are; `drift_detected` as long as it is above `threshold`. Samples of a real stream are not independent, so the
     threshold is to be chosen on streams without drift (`highest_statistic`). mean, deviation: (F,) float64, `fit` takes
-    them from samples; a signal that never changed in the reference is left out. decay: 1 / decay samples are
+    them from samples; a signal with a deviation of 0 is left out. decay: 1 / decay samples are
     remembered, and seen before it speaks.
     """
 
@@ -73,11 +73,20 @@ class StatisticsShift:
         self.reset()
 
     @classmethod
-    def fit(cls, x: NDArray[np.floating], threshold: float, decay: float = 1 / 32) -> StatisticsShift:
-        """With the mean and deviation of signals x (N, F) for a reference. Raises DataError, ConfigError."""
+    def fit(
+        cls, x: NDArray[np.floating], threshold: float, decay: float = 1 / 32, least_deviation: float = 0.0
+    ) -> StatisticsShift:
+        """With the mean and deviation of signals x (N, F) for a reference. Raises DataError, ConfigError.
+
+        least_deviation: taken for signals that vary less: changes below it are of no interest, and a signal that never
+        changed in the reference, such as a saturation of 0, still counts when it does.
+        """
         if x.ndim != 2 or len(x) < 2:
             raise DataError(f"signals (N, F) of 2 samples or more are expected, not {x.shape}")
-        return cls(x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64), threshold, decay)
+        if not least_deviation >= 0:
+            raise ConfigError(f"least_deviation {least_deviation} is below 0")
+        mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+        return cls(mean, np.maximum(deviation, least_deviation), threshold, decay)
 
     def reset(self) -> None:
         """See Detector. The reference stays."""

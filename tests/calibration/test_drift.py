@@ -204,6 +204,14 @@ def test_one_broken_sample_and_a_signal_that_was_constant_are_no_drift():
     assert alarms(constant, np.full((100, 1), 3.0)) == [] and constant.statistic == 0
 
 
+def test_a_signal_that_was_constant_counts_where_a_least_deviation_is_given():
+    for least, found in ((0.0, False), (0.1, True), (9.0, False)):
+        detector = StatisticsShift.fit(np.zeros((9, 2)), 4.0, least_deviation=least)
+        assert bool(alarms(detector, np.full((50, 2), 0.2))) == found
+    with pytest.raises(ConfigError, match="least_deviation"):
+        StatisticsShift.fit(np.zeros((9, 2)), 4.0, least_deviation=-1)
+
+
 def test_a_threshold_above_the_highest_statistic_raises_no_alarm():
     streams = [signals(0)(np.random.default_rng(seed), 150) for seed in range(5)]
     detector = shift()
