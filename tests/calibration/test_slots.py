@@ -20,6 +20,7 @@ from caq.errors import (
     StateMismatchError,
     StateWriteError,
 )
+from tests.calibration.disk import Killed
 
 A = "a" * 64
 
@@ -109,13 +110,13 @@ def test_a_health_check_that_refuses_the_state_by_an_error_of_caq_is_a_no(path):
 
 def test_a_state_that_kills_the_check_gets_a_few_starts_only(path):
     def healthy(state: State) -> bool:
-        raise KeyboardInterrupt
+        raise Killed
 
     with open_folder(path) as folder:
         save(folder, 1)
         save(folder, 2, good=False)
     for _ in range(MAX_TRIALS - 1):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             StateFolder(path, A, healthy)
     with StateFolder(path, A, healthy) as folder:
         assert number_of(folder) == 1
