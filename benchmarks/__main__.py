@@ -1,8 +1,8 @@
 """Runs every benchmark that this machine has the data for: python -m benchmarks
 
 Real data sets are looked for in the folder CAQ_DATA: usc_had.npz, kws12.npz, cifar10.npz, device_costs/, li_ion_nasa/,
-thermal_power_tiansuan/; trained networks in the folder CAQ_MODELS: resnet8_fp32.onnx, dscnn_fp32.onnx, and kws01.npz
-beside them. Trainings resume where they stopped.
+thermal_power_tiansuan/, usc_had/ and speech_commands_kws12/; trained networks in the folder CAQ_MODELS:
+resnet8_fp32.onnx, dscnn_fp32.onnx, and kws01.npz beside them. Trainings resume where they stopped.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ def commands(data: Path | None, models: Path | None) -> list[list[str]]:
         ["benchmarks.bench_engine", "--plot"],
         [accuracy, "--data", "digits", "--model", "resnet8", "--epochs", "20", "--alone", "--bars"],
     ]
+    if data is not None and (data / "usc_had").is_dir() and (data / "speech_commands_kws12").is_dir():
+        found.append(["benchmarks.drift", "--folder", str(data)])
     sets = {
         "usc_had.npz": ["resnet8", "--epochs", "6", "--alone"],
         "kws12.npz": ["ds_cnn", "--epochs", "12", "--domain", "0", "--alone"],
