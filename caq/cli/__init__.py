@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import caq
-from caq.cli import convert, cost, demo, doctor, evaluate, info, profile, run, train
+from caq.cli import convert, cost, demo, doctor, evaluate, info, profile, record, run, train
 from caq.cli.output import Output
 from caq.errors import CaqError
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "info": info,
     "cost": cost,
     "run": run,
+    "record": record,
     "profile": profile,
     "doctor": doctor,
     "demo": demo,

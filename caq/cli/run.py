@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=positive, metavar="S", help="go on for S seconds, of the trace if there is one"
     )
-    parser.add_argument("--trace", metavar="FILE.csv", help="replay a recorded context, in simulated time")
+    parser.add_argument("--trace", metavar="FILE.csv|.npz", help="replay a recorded context, in simulated time")
     parser.add_argument(
         "--per-row", type=whole(1), default=1, metavar="K", help="samples a decision of a trace; default 1"
     )
@@ -69,7 +69,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         context, note = "live", ""
         failures = _run_live(args, engine, policy, x, tally, switches, output)
     else:
-        trace = RecordedContext.from_csv(args.trace)
+        trace = RecordedContext.from_file(args.trace)
         context = f"{args.trace} ({'generated' if trace.generated else 'recorded'})"
         note = nothing_to_read(policy, trace)
         failures = _run_trace(args, engine, policy, trace, x, tally, switches, output)
