@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from caq.graph import LayerWidths
 from caq.quant import TOP_WIDTH
+from caq.supernet import distributed
 from caq.supernet.quantizers import ActivationQuantizer, choose_activation, quantize_weight
 
 Pair = tuple[int, int]
@@ -118,16 +119,10 @@ class SwitchableNorm(nn.Module):
     def forward(self, y: Tensor, width: int, row: int | None) -> Tensor:
         i = self.widths.index(width)
         row = i if row is None else row
-        return functional.batch_norm(
-            y,
-            self.mean[row],
-            self.var[row],
-            self.gamma[i],
-            self.beta[i],
-            self.training,
-            self.momentum,
-            self.eps,
-        )
+        mean, var, gamma, beta = self.mean[row], self.var[row], self.gamma[i], self.beta[i]
+        if self.training and distributed.sharing():
+            return distributed.batch_norm(y, mean, var, gamma, beta, self.momentum, self.eps)
+        return functional.batch_norm(y, mean, var, gamma, beta, self.training, self.momentum, self.eps)
 
     def affine(self, width: int, row: int | None) -> tuple[Tensor, Tensor]:
         """Multiplier and offset (C,) in evaluation mode."""
