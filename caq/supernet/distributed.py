@@ -3,10 +3,10 @@
     torchrun --nproc-per-node 2 -m caq train --data digits --model resnet8 --out x.caq
 
 `TrainConfig.batch_size` stays that of the whole batch: every process makes the same batches, augmented alike, and of
-each trains on its share. What depends on a whole batch is computed over all processes: the statistics of batch norm, the
-gradients of activation steps and of clipped weights, and the loss. So the weights are those of one process but for the
-order in which floats are summed. That order matters as it does with another number of threads: a code is rounded the
-other way now and then, and two float32 trainings drift apart like two seeds. In float64 they stay together.
+each trains on its share. What depends on a whole batch is computed over all processes: the statistics of batch norm,
+the gradients of activation steps and of clipped weights, and the loss. So the weights are those of one process but for
+the order in which floats are summed. As with another number of threads, that now and then rounds a code the other way,
+and in float32 long trainings drift apart from there; in float64 they stay together to the last digits.
 
 All else (gates, statistics of points, measuring, writing) the first process does.
 

@@ -58,7 +58,9 @@ def test_two_processes_with_half_the_batch_train_the_weights_of_one(results: lis
     one, first, second = (result["float64"] for result in results)
     assert furthest(first, second) == 0
     assert furthest(one, first) < 1e-10
-    assert furthest(one, results[0]["whole"]) > 1e-6, "float64 was not trained in float64"
+    assert furthest(one, results[0]["whole"]) > 1e-9, "float64 was not trained in float64"
+    # Over so few batches, float32 too.
+    assert furthest(results[0]["whole"], results[1]["whole"]) < 1e-2
 
 
 def test_processes_hold_the_same_weights_and_resume_to_them(results: list[dict[str, Any]]) -> None:
