@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -246,6 +247,21 @@ class Activation(Node):
         return self.finish(x)
 
 
+class _AveragePositions(torch.autograd.Function):
+    """The average over all positions of (N, C, H, W), as avg_pool2d has it, which is five times as slow backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape, ctx.strides = x.shape, x.stride()
+        return functional.avg_pool2d(x, x.shape[2:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (g,) = grads
+        result = torch.empty_strided(ctx.shape, ctx.strides, dtype=g.dtype)
+        return result.copy_(g / math.prod(ctx.shape[2:]))
+
+
 class AvgPool(Node):
     """Average over a window; padding counts as zeros."""
 
@@ -256,6 +272,8 @@ class AvgPool(Node):
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] == self.window.kernel and not any(self.window.padding):
+            return self.finish(_AveragePositions.apply(x))
         x, padding = self.window.pad(x)
         return self.finish(functional.avg_pool2d(x, self.window.kernel, self.window.stride, padding))
 
