@@ -1,6 +1,6 @@
 """Networks that are quantized after training, without labels and without training them again.
 
-    pip install torchao brevitas
+    pip install 'caq[train,baselines]' -c constraints.txt
     python -m benchmarks.post_training --data digits --model resnet8 --epochs 20
     python -m benchmarks.post_training --data usc_had.npz --model resnet8 --epochs 6
     python -m benchmarks.post_training --data kws12.npz --model ds_cnn --epochs 12 --domain 0
@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ import torch
 
 import caq
 from benchmarks.accuracy import RESULTS
+from benchmarks.baselines import slicing
 from benchmarks.baselines.given import CALIBRATION, Given, Point, train
 from caq.data import load
+from caq.errors import MissingExtraError
 from caq.supernet.train import TrainConfig
 from caq.supernet.trained import ConvertConfig, Trained, convert_trained
 
@@ -52,17 +55,23 @@ def converted(given: Given) -> list[Point]:
     return [Point(point.name, point.score, point.assignment) for point in model.points]
 
 
-def module(name: str) -> Callable[[Given], list[Point]]:
-    """A baseline in a module of its own, whose packages are needed only when it runs."""
-    return lambda given: import_module(f"benchmarks.baselines.{name}").measure(given)  # type: ignore[no-any-return]
+def other(package: str, module: str) -> Callable[[Given], list[Point]]:
+    """A baseline of another package, which is needed only when it runs."""
+
+    def measure(given: Given) -> list[Point]:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "baselines")
+        return import_module(f"benchmarks.baselines.{module}").measure(given)  # type: ignore[no-any-return]
+
+    return measure
 
 
 METHODS: dict[str, Callable[[Given], list[Point]]] = {
     "fp32": fp32,
     "convert": converted,
-    "slicing": module("slicing"),
-    "torchao": module("torchao_affine"),
-    "brevitas": module("brevitas_ptq"),
+    "slicing": slicing.measure,
+    "torchao": other("torchao", "torchao_affine"),
+    "brevitas": other("brevitas", "brevitas_ptq"),
 }
 
 
