@@ -34,7 +34,7 @@ def run(*argv: object, count: int = 2) -> subprocess.CompletedProcess[str]:
     # The default of torchrun; what a thread computes may depend on how many there are.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*started, *map(str, argv)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
 
 
 @pytest.fixture(scope="module")
