@@ -22,6 +22,7 @@ from caq.scaling import InputScaling, Moments
 from caq.supernet import zoo
 from caq.supernet.batches import Samples, training_samples
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
+from caq.supernet.distributed import first_only, processes
 from caq.supernet.gates import DEFAULT_BUDGETS, Budget, GateConfig, check_budgets, learn_gate
 from caq.supernet.lower import Lowered, lower
 from caq.supernet.network import Supernet
@@ -129,6 +130,7 @@ def uniform_name(width: int) -> str:
     return f"w{width}a{width}"
 
 
+@first_only
 def finish(
     supernet: Supernet,
     data: Dataset,
@@ -139,7 +141,8 @@ def finish(
 ) -> Model:
     """Learns the gates of a trained supernet, re-estimates batch norm for every point, lowers, and measures.
 
-    Scores are measured on the test split, in integers; nothing is chosen by them. Raises ConfigError on budgets that
+    Scores are measured on the test split, in integers; nothing is chosen by them. Of several processes, the first does
+    this and all return what it found. Raises ConfigError on budgets that
     cannot be told apart, DataError if outputs and classes do not match.
     """
     check_names(budgets, supernet.widths)
@@ -197,6 +200,7 @@ def assemble(
             "seed": config.seed,
             "epochs": config.epochs,
             "threads": torch.get_num_threads(),
+            **({"processes": count} if (count := processes().count) > 1 else {}),
             "caq": caq.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
