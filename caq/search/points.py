@@ -1,0 +1,52 @@
+"""Puts a found assignment into a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from caq.calibration import NormEstimator
+from caq.engine import Engine
+from caq.errors import ConfigError
+from caq.graph import Assignment
+from caq.measure import score
+from caq.model import TASKS, Model, OperatingPoint
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def check_new(model: Model, name: str) -> None:
+    """Raises ConfigError if the model has a point of this name already."""
+    if name in {p.name for p in model.points}:
+        raise ConfigError(f"point {name!r} is there already; give the budget another name, such as {name + '_2'!r}")
+
+
+def with_point(
+    model: Model,
+    name: str,
+    assignment: Assignment,
+    x: NDArray[np.generic],
+    x_test: NDArray[np.generic],
+    y_test: NDArray[np.integer],
+) -> Model:
+    """The model with one more operating point, batch norm re-estimated for it from samples x (N, *sample_shape).
+
+    x_test, y_test: what its score is measured on, for the record; the model's other scores must be of as many samples.
+    Raises ConfigError on a name that is there already or other numbers of samples, AssignmentError, and DataError.
+    """
+    check_new(model, name)
+    if any(p.samples != len(y_test) for p in model.points):
+        raise ConfigError(
+            f"{len(y_test)} test samples: the model's points were measured on {model.points[0].samples}, and a file "
+            "holds one number; give the same data and domain"
+        )
+    parameters = NormEstimator(model, x).estimate(assignment)
+    row = len(parameters.gain) - 1
+    point = OperatingPoint(name, assignment, 0.0, TASKS[model.task], len(y_test), model.graph.cost(assignment), row)
+    grown = replace(model, parameters=parameters, points=(*model.points, point))
+    engine = Engine(grown)
+    found = score(engine, engine.build(assignment, row), x_test, y_test)
+    return replace(grown, points=(*model.points, point._replace(score=round(found, 6))))
