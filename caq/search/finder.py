@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,13 +22,15 @@ from caq.costs import Budget, affordable_cost
 from caq.errors import ConfigError
 from caq.graph import Assignment, LayerWidths
 from caq.model import Model
-from caq.progress import progress
 from caq.quant import TOP_WIDTH
 from caq.search.choices import Choices
 from caq.search.objective import Objective
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+#: How to show progress: a description and the number of steps -> a context that gives what to call after each.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[str], None]]]
 
 #: Deviation of the noise on sensitivities' logarithms by which a child is repaired, so that repairs differ.
 REPAIR_NOISE = 1.0
@@ -44,7 +47,6 @@ class SearchConfig:
     parents: int = 10
     norm_samples: int = 128
     seed: int = 0
-    quiet: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.parents < 1 or self.norm_samples < 2:
@@ -71,7 +73,7 @@ class Finder:
             raise ConfigError(f"the model serves {model.graph.widths[0]} bits only: there is nothing to search")
         if len(model.planes) < model.graph.widths[-1]:
             raise ConfigError(f"only {len(model.planes)} bit planes were read; load the model with all its widths")
-        self.model, self.config = model, config
+        self.model, self.config, self._progress = model, config, progress
         self.objective = Objective(model, x, config.norm_samples)
 
     @cached_property
@@ -80,7 +82,7 @@ class Finder:
         graph = self.model.graph
         widest, widths = graph.uniform(graph.widths[-1]), graph.widths
         losses = np.zeros((len(graph.layers), len(widths), len(widths)))
-        with progress("sensitivity", len(graph.layers), not self.config.quiet) as advance:
+        with self._progress("sensitivity", len(graph.layers)) as advance:
             for i, layer in enumerate(graph.layers):
                 top = widest[i]
                 for j, width in enumerate(widths[:-1]):
@@ -120,7 +122,7 @@ class Finder:
         start = choices.assignment(choices.cheapest_loss(losses, most))
         given = [*begin, *map(graph.uniform, graph.widths), *(p.assignment for p in self.model.points)]
         first = [start, *(self._fitted(choices, a, -losses, most) for a in given)]
-        with progress(f"search {budget.name}", self.config.steps, not self.config.quiet) as advance:
+        with self._progress(f"search {budget.name}", self.config.steps) as advance:
             ranked = sorted((self.objective(a), a) for a in dict.fromkeys(first))
             seen = set(first)
             for _ in range(self.config.steps):

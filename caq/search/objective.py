@@ -49,7 +49,7 @@ class Objective:
 
     def _outputs(self, parameters: Parameters, assignment: Assignment, row: int | None) -> NDArray[np.float64]:
         program = Program(replace(self.model, parameters=parameters))
-        y = NativePlan(program, Tables(program, assignment, row)).run(self.x) * float(parameters.steps[-1])
+        y = NativePlan(program, Tables(program, assignment, row)).run(self.x) * np.float64(parameters.steps[-1])
         return _log_softmax(y) if self.model.task == "classify" else y
 
     def _distance(self, y: NDArray[np.float64]) -> float:

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def check_new(model: Model, name: str) -> None:
-    """Raises ConfigError if the model has a point of this name already."""
+def check_new(model: Model, name: str, test_samples: int) -> None:
+    """Raises ConfigError unless a point of this name, measured on so many test samples, can be added to the model."""
     if name in {p.name for p in model.points}:
         raise ConfigError(f"point {name!r} is there already; give the budget another name, such as {name + '_2'!r}")
+    if any(p.samples != test_samples for p in model.points):
+        raise ConfigError(
+            f"{test_samples} test samples: the model's points were measured on {model.points[0].samples}, and a file "
+            "holds one number; give the same data and domain"
+        )
 
 
 def with_point(
@@ -37,12 +42,7 @@ def with_point(
     x_test, y_test: what its score is measured on, for the record; the model's other scores must be of as many samples.
     Raises ConfigError on a name that is there already or other numbers of samples, AssignmentError, and DataError.
     """
-    check_new(model, name)
-    if any(p.samples != len(y_test) for p in model.points):
-        raise ConfigError(
-            f"{len(y_test)} test samples: the model's points were measured on {model.points[0].samples}, and a file "
-            "holds one number; give the same data and domain"
-        )
+    check_new(model, name, len(y_test))
     parameters = NormEstimator(model, x).estimate(assignment)
     row = len(parameters.gain) - 1
     point = OperatingPoint(name, assignment, 0.0, TASKS[model.task], len(y_test), model.graph.cost(assignment), row)
