@@ -68,7 +68,13 @@ class Finder:
     Raises ConfigError on a model of one width, DataError on samples that it does not take.
     """
 
-    def __init__(self, model: Model, x: NDArray[np.generic], config: SearchConfig = SearchConfig()) -> None:
+    def __init__(
+        self,
+        model: Model,
+        x: NDArray[np.generic],
+        config: SearchConfig = SearchConfig(),
+        progress: Progress = lambda description, steps: nullcontext(lambda note: None),
+    ) -> None:
         if len(model.graph.widths) == 1:
             raise ConfigError(f"the model serves {model.graph.widths[0]} bits only: there is nothing to search")
         if len(model.planes) < model.graph.widths[-1]:
