@@ -6,6 +6,7 @@ statistics cost a few native inferences, and no kernel knows of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,8 +16,8 @@ from caq.errors import SchemaError
 from caq.graph import Assignment, Graph
 from caq.model import Model
 from caq.native import NativePlan, Program, Tables
-from caq.plan import Parameters
-from caq.quant import plane_bytes
+from caq.plan import Parameters, affine
+from caq.quant import TOP_WIDTH, plane_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,6 +54,7 @@ class Cut:
         ops = [whole.ops[i]._replace(inputs=tuple(number[t] for t in whole.ops[i].inputs)) for i in kept]
         ops[-1] = ops[-1]._replace(low=_LOWEST, high=_HIGHEST)
         layers = [layer for layer in whole.layers if layer.op in needed]
+        self._layer = layers[-1]
         self.layers = tuple(layer.index for layer in layers)
         self._tensors = [0, *(i + 1 for i in kept)]
         self._channels = np.concatenate([np.arange(c.first_channel, c.first_channel + c.channels) for c in layers])
@@ -82,10 +84,23 @@ class Cut:
         program = Program(replace(self._model, parameters=own))
         return NativePlan(program, Tables(program, tuple(assignment[i] for i in self.layers), row))
 
+    def shifts(self, parameters: Parameters, assignment: Assignment, row: int) -> Iterator[int]:
+        """Units to try, finest first, but for those that gains are too large for (caq.quant.fixed_point)."""
+        pair = assignment[self._layer.index]
+        largest = float(np.abs(affine(parameters, self._layer, row)[0]).max())
+        if pair.activation != TOP_WIDTH:
+            largest *= float(parameters.ratios[self._layer.index, self._model.graph.widths.index(pair.activation)])
+        return (shift for shift in _SHIFTS if largest * 2.0**shift < 2**14)
+
+    @property
+    def name(self) -> str:
+        """Of the layer."""
+        return self._layer.name
+
     @property
     def channels(self) -> int:
         """Output channels of the layer."""
-        return self._model.graph.shapes[-1][2]
+        return self._layer.channels
 
 
 def measure_outputs(
@@ -96,11 +111,11 @@ def measure_outputs(
     parameters, assignment, row: of the whole model. Raises DataError on samples that the model does not take, and
     SchemaError on parameters that cannot be computed with.
     """
-    for shift in _SHIFTS:
+    for shift in cut.shifts(parameters, assignment, row):
         found = _moments(cut.outputs(shift, parameters, assignment, row), x, cut.channels)
         if found is not None:
             return Moments(*(np.ldexp(value, -shift) for value in found))
-    raise SchemaError(f"layer {cut.layers[-1]}: its outputs exceed their 8 bits more than {2 ** (15 - 8)} times")
+    raise SchemaError(f"layer {cut.name!r}: its outputs exceed their 8 bits more than {2 ** (15 - 8)} times")
 
 
 def _moments(plan: NativePlan, x: NDArray[np.generic], channels: int) -> Moments | None:
