@@ -35,7 +35,7 @@ def rows_beside(results: Path, data: str, model: str) -> list[dict[str, Any]]:
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of each method and point as one, figures averaged over seeds, with the accuracies' `lowest` and `highest`."""
+    """Rows of each method and point as one, figures averaged over seeds; `lowest` and `highest` accuracy."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["point"]), []).append(row)

@@ -120,17 +120,17 @@ def measure_outputs(
 
 def _moments(plan: NativePlan, x: NDArray[np.generic], channels: int) -> Moments | None:
     """In the plan's own units; None if an output left 16 bits."""
-    count, centre = 0, np.zeros(channels)
+    count, centre = 0, np.zeros(channels, np.float32)
     total, squares = np.zeros(channels), np.zeros(channels)
     for start in range(0, len(x), _BATCH):
         y = plan.run(x[start : start + _BATCH]).reshape(-1, channels)
         if y.min() == _LOWEST or y.max() == _HIGHEST:
             return None
         if not count:
-            centre = y.mean(0)  # so that a large mean does not swallow the variance
-        d = y - centre
+            centre = y.mean(0, dtype=np.float32)  # so that a large mean does not swallow the variance
+        d, ones = y - centre, np.ones(len(y), np.float32)
         count += len(y)
-        total += d.sum(0)
-        squares += np.einsum("nc,nc->c", d, d)
+        total += ones @ d
+        squares += ones @ np.square(d, out=d)
     mean = total / count
     return Moments(centre + mean, np.sqrt(np.maximum(squares / count - mean**2, 0)))

@@ -45,7 +45,7 @@ class SearchConfig:
 
     steps: int = 300
     parents: int = 10
-    norm_samples: int = 128
+    norm_samples: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:

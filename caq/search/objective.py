@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+#: As in distillation (Hinton et al., 2015): without it, samples that the model is sure of, as it is of those that it
+#: was trained on, say nothing. Searched by it, points were 0.5 % more accurate on held-out people of usc_had (two seeds).
+TEMPERATURE = 4.0
+
+
 class Objective:
     """Measures assignments of a model on samples x (N, *sample_shape), in integers, batch norm re-estimated for each.
 
     The loss is the mean Kullback-Leibler divergence of the classes' probabilities from the widest assignment's, in
-    nats; where the task is to reconstruct, the squared distance from its outputs over their mean square. No labels are
-    needed. norm_samples: how many of the samples batch norm is re-estimated from. Raises DataError on samples that the
-    model does not take.
+    nats, with outputs divided by TEMPERATURE; where the task is to reconstruct, the squared distance from its outputs
+    over their mean square. No labels are needed. norm_samples: how many of the samples batch norm is re-estimated from.
+    Raises DataError on samples that the model does not take.
     """
 
     def __init__(self, model: Model, x: NDArray[np.generic], norm_samples: int) -> None:
@@ -50,7 +55,7 @@ class Objective:
     def _outputs(self, parameters: Parameters, assignment: Assignment, row: int | None) -> NDArray[np.float64]:
         program = Program(replace(self.model, parameters=parameters))
         y = NativePlan(program, Tables(program, assignment, row)).run(self.x) * np.float64(parameters.steps[-1])
-        return _log_softmax(y) if self.model.task == "classify" else y
+        return _log_softmax(y / TEMPERATURE) if self.model.task == "classify" else y
 
     def _distance(self, y: NDArray[np.float64]) -> float:
         t = self._target
