@@ -8,17 +8,17 @@ One supernet a seed, and for each of its gates' budgets:
 
     supernet     the learned gate, and every uniform width
     search       `caq search`: evolution on measured losses
-    sensitivity  layers ranked by the loss of lowering each alone, and an exact choice by these (as HAWQ-V3 and HAQ's
-                 successors do): the search without its evolution
+    sensitivity  each layer's loss when it alone is lowered, and an exact choice by these: the search without evolution
     random       widths drawn for every layer, then made to cost as much; mean of --random of them
 
 All are repaired to fill the budget by the same code. Batch norm is re-estimated for each; gates, as trained, by torch,
 the others in integers from 512 training samples. The test split is measured for the record: no row is chosen by it.
-Besides accuracy, rows have `agreement`, the share of test samples that get the label that the widest point gives them,
-which differences of bits move and luck with borderline samples moves less, and `loss`, what the search makes small.
+Besides accuracy, rows have `agreement`, the share of test samples that get the label that the widest point gives them
+(what a change of widths does, without the luck of borderline samples), and `loss`, what the search makes small.
 
-Artifacts are kept in --cache. Rows go to benchmarks/results/pareto_<data>_<model>.json; the plot also shows what other
-benchmarks wrote in the same form for the same data and network.
+Artifacts and finished rows are kept in --cache, and a run that was stopped goes on with them. Rows go to
+benchmarks/results/pareto_<data>_<model>.json; the plot also shows what other benchmarks wrote in the same form for the
+same data and network.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +110,24 @@ class Bench:
         spread = {"lowest": min(accuracies), "highest": max(accuracies), "count": count}
         return {"method": "random", "seed": self.seed, "point": budget.name, **mean, **spread}
 
-    def rows(self, budgets: tuple[Budget, ...], random: int) -> Iterator[dict[str, Any]]:
-        """All rows of this model."""
-        for point in self.model.points:
-            yield self.row("supernet", point.name, point.assignment, point)
-        for budget in budgets:
-            yield self.row("search", budget.name, self.finder.find(budget).assignment)
-            yield self.row("sensitivity", budget.name, self.finder.by_sensitivity(budget))
-            yield self.random(budget, random)
+    def rows(self, budgets: tuple[Budget, ...], random: int, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """All rows of this model, but for those that are known."""
+        done = {(row["method"], row["point"]) for row in known}
+        made: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
+            *(("supernet", p.name, partial(self.row, "supernet", p.name, p.assignment, p)) for p in self.model.points),
+            *(("random", b.name, partial(self.random, b, random)) for b in budgets),
+            *(("sensitivity", b.name, partial(self.by_sensitivity, b)) for b in budgets),
+            *(("search", b.name, partial(self.searched, b)) for b in budgets),
+        ]
+        return (make() for method, point, make in made if (method, point) not in done)
+
+    def by_sensitivity(self, budget: Budget) -> dict[str, Any]:
+        """The search's start, without its evolution."""
+        return self.row("sensitivity", budget.name, self.finder.by_sensitivity(budget))
+
+    def searched(self, budget: Budget) -> dict[str, Any]:
+        """What `caq search` finds."""
+        return self.row("search", budget.name, self.finder.find(budget).assignment)
 
 
 def trained(data: Dataset, args: argparse.Namespace, seed: int, cache: Path) -> Model:
@@ -127,6 +138,21 @@ def trained(data: Dataset, args: argparse.Namespace, seed: int, cache: Path) -> 
         model = train_model(data, args.model, config, outputs=Outputs(cache / f"supernet-{seed}.pt"))
         artifact.save(model, path)
     return artifact.load(path)
+
+
+def run_seed(data: Dataset, args: argparse.Namespace, seed: int, cache: Path) -> dict[str, Any]:
+    """All rows of one seed, and the seconds that they took; each is kept in the cache as soon as it is there."""
+    path = cache / f"rows-{seed}.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "rows": []}
+    started = time.monotonic()
+    bench = Bench(trained(data, args, seed, cache), data, seed)
+    for row in bench.rows(DEFAULT_BUDGETS, args.random, list(known["rows"])):
+        known["rows"].append(row)
+        known["seconds"] += round(time.monotonic() - started, 1)
+        started = time.monotonic()
+        path.write_text(json.dumps(known, indent=1))
+        print(json.dumps(row), flush=True)
+    return known
 
 
 def verdicts(rows: list[dict[str, Any]], budgets: tuple[Budget, ...]) -> list[dict[str, Any]]:
@@ -192,12 +218,11 @@ def main() -> int:
         data = replace(data, x_test=x, y_test=y, domain_test=None)
     cache = args.cache / f"{data.name}-{digest}-{args.model}-{args.epochs}-{args.batch_size}"
     cache.mkdir(parents=True, exist_ok=True)
-    started, rows = time.monotonic(), []
+    seconds, rows = 0.0, []
     for seed in args.seeds:
-        bench = Bench(trained(data, args, seed, cache), data, seed)
-        for row in bench.rows(DEFAULT_BUDGETS, args.random):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+        found = run_seed(data, args, seed, cache)
+        seconds += found["seconds"]
+        rows += found["rows"]
     command = f"python -m benchmarks.pareto --data {Path(args.data).name} --model {args.model} --epochs {args.epochs}"
     command += f" --batch-size {args.batch_size} --seeds {' '.join(map(str, args.seeds))} --random {args.random}"
     command += f" --domain {args.domain}" if args.domain is not None else ""
@@ -206,7 +231,7 @@ def main() -> int:
         "caq": caq.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "hours": round((time.monotonic() - started) / 3600, 2),
+        "hours": round(seconds / 3600, 2),
         "test_samples": len(data.y_test),
         "verdicts": verdicts(rows, DEFAULT_BUDGETS),
         "rows": rows,
