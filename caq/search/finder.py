@@ -22,7 +22,6 @@ from caq.costs import Budget, affordable_cost
 from caq.errors import ConfigError
 from caq.graph import Assignment, LayerWidths
 from caq.model import Model
-from caq.quant import TOP_WIDTH
 from caq.search.choices import Choices
 from caq.search.objective import Objective
 
@@ -150,25 +149,13 @@ class Finder:
         losses: NDArray[np.float64],
         most: float,
     ) -> Assignment:
-        """A parent, by half with layers of another, one to three of its widths changed by a step, made to fit."""
-        mother, father = (ranked[int(i)][1] for i in rng.integers(len(ranked), size=2))
+        """A parent, or half of two, with one to three widths changed by a step, made to fit."""
+        count, layers = len(self.model.graph.widths), self.model.graph.layers
+        mother, father = (choices.indices(ranked[int(i)][1]) for i in rng.integers(len(ranked), size=2))
         mixed = rng.random(len(mother)) < (0.5 if rng.integers(2) else 0.0)
-        pairs = [b if m else a for a, b, m in zip(mother, father, mixed, strict=True)]
-        widths = self.model.graph.widths
-        for _ in range(int(rng.integers(1, 4))):
-            i = int(rng.integers(len(pairs)))
-            step = 1 if rng.integers(2) else -1
-            weight, activation = pairs[i]
-            if rng.integers(2) or self.model.graph.layers[i].reads_input:
-                weight = _neighbour(widths, weight, step)
-            else:
-                activation = _neighbour(widths, activation, step)
-            pairs[i] = LayerWidths(weight, activation)
-        noise = np.exp(REPAIR_NOISE * rng.standard_normal((len(pairs), 1)))
-        return self._fitted(choices, tuple(pairs), -losses * noise, most)
-
-
-def _neighbour(widths: tuple[int, ...], width: int, step: int) -> int:
-    """The next wider or narrower one, or the end of the row; 8 bits count as its end."""
-    at = widths.index(width) if width in widths else len(widths) - 1
-    return widths[min(max(at + step, 0), len(widths) - 1)] if width != TOP_WIDTH or step < 0 else width
+        weight, activation = np.divmod(np.where(mixed, father, mother), count)
+        for i in rng.integers(len(layers), size=int(rng.integers(1, 4))):
+            changed = weight if rng.integers(2) or layers[i].reads_input else activation
+            changed[i] = np.clip(changed[i] + rng.choice((-1, 1)), 0, count - 1)
+        noise = np.exp(REPAIR_NOISE * rng.standard_normal((len(layers), 1)))
+        return choices.assignment(choices.fitted(weight * count + activation, -losses * noise, most))
