@@ -30,11 +30,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import caq
 from benchmarks.pareto_plot import means, plot, rows_beside
@@ -49,8 +49,6 @@ from caq.progress import progress
 from caq.search import Finder, SearchConfig
 from caq.search.choices import Choices
 from caq.search.objective import evenly
-from caq.supernet.pipeline import train_model
-from caq.supernet.train import Outputs, TrainConfig, random_assignment
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = 512
@@ -99,7 +97,7 @@ class Bench:
         choices, most = Choices.of(graph, budget.cost), affordable_cost(graph, budget.share, budget.cost)
         rows = []
         for _ in range(count):
-            drawn = choices.indices(random_assignment(graph, rng))
+            drawn = np.array([rng.choice(np.flatnonzero(row)) for row in choices.allowed])
             fitted = choices.fitted(drawn, rng.standard_normal(choices.costs.shape), most)
             rows.append(self.row("random", budget.name, choices.assignment(fitted)))
         mean = {
@@ -134,6 +132,9 @@ def trained(data: Dataset, args: argparse.Namespace, seed: int, cache: Path) -> 
     """The seed's artifact, trained if it is not in the cache."""
     path = cache / f"{seed}.caq"
     if not path.exists():
+        from caq.supernet.pipeline import train_model
+        from caq.supernet.train import Outputs, TrainConfig
+
         config = TrainConfig(epochs=args.epochs, batch_size=args.batch_size, seed=seed)
         model = train_model(data, args.model, config, outputs=Outputs(cache / f"supernet-{seed}.pt"))
         artifact.save(model, path)
@@ -229,7 +230,7 @@ def main() -> int:
     summary = {
         "command": command,
         "caq": caq.__version__,
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "numpy": np.__version__,
         "hours": round(seconds / 3600, 2),
         "test_samples": len(data.y_test),

@@ -58,12 +58,8 @@ class Cut:
         self.layers = tuple(layer.index for layer in layers)
         self._tensors = [0, *(i + 1 for i in kept)]
         self._channels = np.concatenate([np.arange(c.first_channel, c.first_channel + c.channels) for c in layers])
-        planes = np.concatenate(
-            [model.planes[:, c.first_byte : c.first_byte + plane_bytes(c.weights)] for c in layers], axis=1
-        )
-        self._model = replace(
-            model, graph=Graph(whole.input_shape, tuple(ops), whole.widths), planes=planes, points=(), label_names=()
-        )
+        self._spans = [slice(c.first_byte, c.first_byte + plane_bytes(c.weights)) for c in layers]
+        self._model, self._graph = model, Graph(whole.input_shape, tuple(ops), whole.widths)
 
     def outputs(self, shift: int, parameters: Parameters, assignment: Assignment, row: int) -> NativePlan:
         """A plan for what the layer puts out, in units of 2**-shift codes, at parameter set `row` of the whole model.
@@ -81,7 +77,9 @@ class Cut:
             parameters.steps[self._tensors],
             parameters.ratios[list(self.layers)],
         )
-        program = Program(replace(self._model, parameters=own))
+        # Cut out anew each time: kept, the planes of all of a model's cuts would be many times its own.
+        planes = np.concatenate([self._model.planes[:, span] for span in self._spans], axis=1)
+        program = Program(replace(self._model, graph=self._graph, parameters=own, planes=planes, points=()))
         return NativePlan(program, Tables(program, tuple(assignment[i] for i in self.layers), row))
 
     def shifts(self, parameters: Parameters, assignment: Assignment, row: int) -> Iterator[int]:
@@ -89,7 +87,7 @@ class Cut:
         pair = assignment[self._layer.index]
         largest = float(np.abs(affine(parameters, self._layer, row)[0]).max())
         if pair.activation != TOP_WIDTH:
-            largest *= float(parameters.ratios[self._layer.index, self._model.graph.widths.index(pair.activation)])
+            largest *= float(parameters.ratios[self._layer.index, self._graph.widths.index(pair.activation)])
         return (shift for shift in _SHIFTS if largest * 2.0**shift < 2**14)
 
     @property
