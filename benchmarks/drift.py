@@ -99,7 +99,7 @@ def last_feature_map(model: Model) -> Model:
     uniform = [(f"w{w}a{w}", graph.uniform(w)) for w in graph.widths]
     points = tuple(OperatingPoint(name, a, 0.0, "accuracy", 0, graph.cost(a)) for name, a in uniform)
     planes = model.planes[:, : graph.plane_bytes]
-    return replace(model, graph=graph, parameters=parameters, planes=planes, points=points, label_names=())
+    return model.replace(graph=graph, parameters=parameters, planes=planes, points=points, label_names=())
 
 
 class Measured:

@@ -65,11 +65,11 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         x, y = dataset.domain(args.domain)
         measured = replace(dataset, x_test=x, y_test=y, domain_test=None)
 
+    from caq.costs import DEFAULT_BUDGETS, Budget
     from caq.scaling import Moments
     from caq.supernet import trained
     from caq.supernet.conversion import DEFAULT_WIDTHS
     from caq.supernet.distributed import joined
-    from caq.supernet.gates import DEFAULT_BUDGETS, Budget
     from caq.supernet.pipeline import task_of
     from caq.supernet.train import Outputs, TrainConfig
 

@@ -43,10 +43,10 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         x, y = dataset.domain(args.domain)
         measured = replace(dataset, x_test=x, y_test=y, domain_test=None)
 
+    from caq.costs import DEFAULT_BUDGETS, Budget
     from caq.supernet import pipeline
     from caq.supernet.conversion import DEFAULT_WIDTHS
     from caq.supernet.distributed import joined
-    from caq.supernet.gates import DEFAULT_BUDGETS, Budget
     from caq.supernet.train import Outputs, TrainConfig
 
     if args.threads is not None:

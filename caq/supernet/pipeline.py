@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import caq
+from caq.costs import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.data import Dataset
 from caq.engine import Engine
 from caq.errors import ConfigError, DataError
@@ -23,7 +24,7 @@ from caq.supernet import zoo
 from caq.supernet.batches import Samples, training_samples
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.distributed import first_only, processes
-from caq.supernet.gates import DEFAULT_BUDGETS, Budget, GateConfig, check_budgets, learn_gate
+from caq.supernet.gates import GateConfig, learn_gate
 from caq.supernet.lower import Lowered, lower
 from caq.supernet.network import Supernet
 from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms, train_supernet

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from caq.costs import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.data import Dataset
 from caq.errors import ConfigError, WeightsError
 from caq.model import Model
@@ -26,7 +27,6 @@ from caq.supernet import zoo
 from caq.supernet.batches import samples
 from caq.supernet.calibrate import calibrate
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
-from caq.supernet.gates import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.supernet.onnx_reader import read_onnx
 from caq.supernet.pipeline import Prepared, check_names, check_outputs, finish, prepare
 from caq.supernet.train import Outputs, TrainConfig, accuracy, distillation_loss, predict, train_supernet

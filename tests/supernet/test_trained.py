@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from caq import artifact
+from caq.costs import Budget
 from caq.data import Dataset, from_arrays
 from caq.errors import CaqError, ConfigError, DataError, UnsupportedError, WeightsError
 from caq.model import Model
@@ -21,7 +22,6 @@ from caq.scaling import Moments
 from caq.supernet import Supernet, convert, trained
 from caq.supernet.batches import Samples
 from caq.supernet.calibrate import add_norms, calibrate, choose_codes, fit_activation_steps, floating, input_covariances
-from caq.supernet.gates import Budget
 from caq.supernet.pipeline import prepare
 from caq.supernet.quantizers import nested_values, weight_codes
 from caq.supernet.train import Outputs, TrainConfig, reestimate_norms, train_float

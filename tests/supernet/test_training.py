@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from caq import artifact
+from caq.costs import DEFAULT_BUDGETS, Budget, affordable_cost, relative_cost
 from caq.data import Dataset, load
 from caq.errors import ConfigError, DataError, TrainingError
 from caq.graph import LayerWidths
 from caq.supernet import convert
 from caq.supernet.batches import Samples
-from caq.supernet.gates import DEFAULT_BUDGETS, Budget, Gate, affordable_cost, relative_cost
+from caq.supernet.gates import Gate
 from caq.supernet.heap import freed_memory_kept
 from caq.supernet.layers import AvgPool, Clip, Window
 from caq.supernet.network import channels_last
