@@ -24,7 +24,8 @@ def found():
     traces = []
     for device in range(60):
         whole = days.trace(device)
-        rows = np.repeat(rng.random(6 * 3) < 0.7, 480)
+        # A phone that is off records nothing.
+        rows = np.repeat(rng.random(6 * 3) < 0.7, 480) & (whole.columns["state_of_charge"] > 0)
         columns = {name: column[rows] for name, column in whole.columns.items()}
         traces.append(Trace(whole.times_s[rows], columns, "generated"))
     weeks = phone_days(20, days=10, seed=2).columns["memory_available"][:, ::5]
@@ -50,7 +51,7 @@ def test_hazards_are_found_again(name, found):
     ]
     assert np.exp(logs[1] - logs[0]) == pytest.approx(1, abs=0.3)
     assert np.corrcoef(np.log(made.hour), np.log(again.hour))[0, 1] > 0.9
-    assert again.device_sigma == pytest.approx(made.device_sigma, abs=0.15)
+    assert again.device_sigma == pytest.approx(made.device_sigma, abs=0.2)
 
 
 def test_memory_is_found_again(found):
