@@ -42,7 +42,7 @@ def _battery(args: argparse.Namespace) -> dict[str, Any]:
         report = battery.report(battery.check(discharges))
         for left in ("cell", "condition"):
             _table(left, report[left], ("voltage_rmse_mv", "time_to_cutoff_error_percent"))
-    title = f"Li-ion 18650 cell, as discharged at {args.ambient} C"
+    title = f"Li-ion 18650 cell, NASA's at {args.ambient} C"
     if args.ambient not in discharges.ambient_c:
         raise ConfigError(f"--ambient: no cell was at {args.ambient} C")
     write(
