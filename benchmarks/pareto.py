@@ -177,6 +177,8 @@ def verdicts(rows: list[dict[str, Any]], budgets: tuple[Budget, ...]) -> list[di
         entry: dict[str, Any] = {"point": budget.name, "accuracy": gate["accuracy"], "agreement": gate["agreement"]}
         for name, rival in rivals.items():
             entry[f"over_{name}"] = {k: round(gate[k] - rival[k], 4) for k in ("accuracy", "agreement")}
+        if uniform:
+            del entry["over_uniform"]["agreement"]  # wider ones agree with the widest by what they are
         result.append(entry)
     return result
 
@@ -192,10 +194,10 @@ def markdown(summary: dict[str, Any]) -> str:
         spread = f"{100 * row['accuracy']:.2f} ({100 * row['lowest']:.2f}..{100 * row['highest']:.2f})"
         cells = [row["method"], row["point"], spread, f"{100 * row['agreement']:.2f}", f"{row['loss']:.4f}"]
         lines.append("| " + " | ".join([*cells, f"{row['bytes']:.3f}", f"{row['bit_macs']:.3f}"]) + " |")
-    lines += ["", "Gates over their rivals, in points of accuracy; of agreement:", ""]
+    lines += ["", "Gates over their rivals, in points of accuracy; of agreement with w8a8:", ""]
     for entry in summary["verdicts"]:
         overs = {k.removeprefix("over_"): v for k, v in entry.items() if k.startswith("over_")}
-        parts = [f"{k} {100 * v['accuracy']:+.2f}; {100 * v['agreement']:+.2f}" for k, v in overs.items()]
+        parts = [f"{name} {'; '.join(f'{100 * v:+.2f}' for v in over.values())}" for name, over in overs.items()]
         lines.append(f"- {entry['point']}: {', '.join(parts)}")
     return "\n".join(lines) + "\n"
 

@@ -91,9 +91,9 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy, %: mean and spread over seeds")
-    panels[-1].legend(fontsize=9)
     figure.suptitle(title)
-    figure.tight_layout()
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="lower center", ncols=min(len(methods), 6), fontsize=9)
+    figure.tight_layout(rect=(0, 0.05 + 0.04 * ((len(methods) - 1) // 6), 1, 1))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

@@ -62,7 +62,7 @@ def explain_points(output: Output, graph: Graph, points: Sequence[OperatingPoint
     gates = [p.name for p in points if p.parameter_set is not None]
     same = [p.name for p in points if p.parameter_set is None and p.assignment in uniform]
     parts = [
-        f"gates, each layer's widths learned for a budget: {', '.join(gates)}" if gates else "",
+        f"gates, each layer's widths chosen for a budget: {', '.join(gates)}" if gates else "",
         f"one width everywhere (the input always has {TOP_WIDTH} bits): {', '.join(same)}" if same else "",
     ]
     if any(parts):

@@ -90,7 +90,7 @@ def test_info(files, call):
     text = call("info", files.artifact).out
     assert f"{sizes['file_bytes']}\n" in text and "2,4,8" in text and "class 0, class 1, class 2" in text
     line = (
-        "gates, each layer's widths learned for a budget: mixed; "
+        "gates, each layer's widths chosen for a budget: mixed; "
         "one width everywhere (the input always has 8 bits): w2a2, w4a4, w8a8"
     )
     assert line in text.splitlines()

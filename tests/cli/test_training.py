@@ -43,7 +43,7 @@ def test_train_on_a_domain_from_a_checkpoint(few_digits, tmp_path, call):
     checkpoint, path = tmp_path / "c.pt", tmp_path / "x.caq"
     argv = ["train", *options(few_digits, path), "--domain", 3, "--checkpoint", checkpoint]
     text = call(*argv)
-    assert text.code == 0 and "gates, each layer's widths learned for a budget: a; one width" in text.out
+    assert text.code == 0 and "gates, each layer's widths chosen for a budget: a; one width" in text.out
     first = path.read_bytes()
     model = artifact.load(path)
     assert model.provenance["test_domain"] == 3 and {p.samples for p in model.points} == {25}
