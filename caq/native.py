@@ -14,11 +14,14 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from caq.conditional import crossing
 from caq.errors import ConfigError, SchemaError
 from caq.graph import Assignment, Graph, Op, output_bits
 from caq.kernels import _native
@@ -42,6 +45,9 @@ _OWN_MAPPING = 2**20
 
 #: Why an instruction set does not run.
 NOT_BUILT, CPU_LACKS = "not built for this machine", "this CPU does not have it"
+
+#: Stands among a tensor's readers for a conditional gate: what it reads, and what other branches read, stays as it is.
+_GATE = -1
 
 _ndarray, _run, _from_buffer = np.ndarray, lib.caq_run, ffi.from_buffer
 _INT16_ARRAY = ffi.typeof("int16_t[]")
@@ -93,7 +99,7 @@ class _Tensor:
     item: int
     zero: int
     halo: list[int] = field(default_factory=lambda: [0, 0, 0, 0])  # top, bottom, left, right
-    readers: list[int] = field(default_factory=list)  # ops
+    readers: list[int] = field(default_factory=list)  # ops, and _GATE
 
     @property
     def row(self) -> int:
@@ -126,7 +132,11 @@ class Program:
         self._layers = {layer.op: layer for layer in graph.layers}
         self._root = _shared(graph)
         self._tensors = _tensors(graph, self._root)
-        self._direct = {graph.layers[i].op for i in only_readers(graph)}  # convs whose reader says what they write
+        for t in {t for p in model.points if p.gate is not None for t in crossing(graph, p.gate.tensor)}:
+            self._tensors[self._root[t]].readers.append(_GATE)
+        alone = only_readers(graph)
+        self._direct = {graph.layers[i].op for i in alone}  # convs whose reader says what they write
+        self._reads_direct = {graph.layers[i].op for i in alone.values()}
         self._fused = _fused_adds(graph, self._root, self._tensors)  # conv -> add
         self.order = [i for i in range(len(graph.ops)) if i not in self._fused.values() and self._root[i + 1] == i + 1]
         self.arena_bytes = self._plan_memory()
@@ -223,9 +233,9 @@ class Program:
 
     def _narrowed_when_written(self, conv: int) -> bool:
         source = self._root[self.model.graph.ops[conv].inputs[0]]
-        return source != 0 and len(self._tensors[source].readers) == 1
+        return conv in self._reads_direct or (source != 0 and len(self._tensors[source].readers) == 1)
 
-    def _view(self, view: Any, tensor: int) -> None:
+    def view(self, view: Any, tensor: int) -> None:
         """Fills in how one of the graph's tensors lies; it may be another shape of what shares its memory."""
         root, shape = self._tensors[self._root[tensor]], self.model.graph.shapes[tensor]
         t = root if shape == root.shape else _Tensor(shape, root.item, root.zero)
@@ -241,8 +251,8 @@ class Program:
         step.inputs = self._new("caq_view[]", len(sources))
         step.input_count = len(sources)
         for i, t in enumerate(sources):
-            self._view(step.inputs[i], t)
-        self._view(step.output, target)
+            self.view(step.inputs[i], t)
+        self.view(step.output, target)
         step.layer = step.narrow_at = -1
         readers = self._tensors[target].readers
         narrows = len(readers) == 1 and graph.ops[readers[0]].kind == "conv" and index not in self._direct
@@ -309,8 +319,8 @@ class Program:
         model, p, s = self.model, self.model.parameters, self.model.scaling
         program = ffi.new("caq_program *")
         program.steps, program.step_count = self._steps, len(self.order)
-        self._view(program.input, 0)
-        self._view(program.output, len(model.graph.ops))
+        self.view(program.input, 0)
+        self.view(program.output, len(model.graph.ops))
         program.dtype = _DTYPES[s.dtype]
         # The channels' integers over and over, so that the kernels read them as they read the samples.
         period = math.lcm(s.channels, _VECTOR)
@@ -436,15 +446,24 @@ class NativePlan:
             model = program.model
             _explain(model.graph, model.parameters, tables.assignment, tables.parameter_set, refused - 1)
         tables.filled = True
-        # Looked up once: a call should cost little more than its kernels.
-        self._isa, self._steps, self._reads_planes = program.isa, program.pointer, program.lean
-        self._arenas, self._outputs = program.arenas, program.spare_outputs
+        self._call = partial(_run, program.isa, program.pointer, self._layers)
+        self._look_up()
+
+    def _look_up(self) -> None:
+        """Once, as a call should cost little more than its kernels."""
+        program = self._program
+        self._reads_planes, self._arenas, self._outputs = program.lean, program.arenas, program.spare_outputs
         self._dtype, self._shape = np.dtype(program.model.scaling.dtype), program.model.sample_shape
 
     @property
     def assignment(self) -> Assignment:
-        """The widths that this plan computes with."""
-        return self._tables.assignment
+        """The widths that this plan computes with; those of its first branch if it has several."""
+        return self.assignments[0]
+
+    @property
+    def assignments(self) -> tuple[Assignment, ...]:
+        """The widths that this plan computes with, of each branch."""
+        return (self._tables.assignment,)
 
     def run_sample(self, x: NDArray[np.generic]) -> NDArray[np.int16] | None:
         """Output codes (outputs,) of one sample; None if `x` is anything but a good one, which `run` has words for."""
@@ -464,7 +483,7 @@ class NativePlan:
             arena = self._arenas.pop()
         except IndexError:
             arena = self._program.make_arena()
-        bad = _run(self._isa, self._steps, self._layers, source, 1, target, arena)
+        bad = self._call(source, 1, target, arena)
         self._arenas.append(arena)
         return None if bad else y
 
@@ -473,6 +492,9 @@ class NativePlan:
 
         Raises DataError on another dtype, NaN and infinity.
         """
+        return self._run_batch(self._call, x)
+
+    def _run_batch(self, call: Callable[..., int], x: NDArray[np.generic]) -> NDArray[np.int16]:
         p = self._program
         p.model.scaling.check(x)
         if p.lean:
@@ -480,11 +502,15 @@ class NativePlan:
         x = np.ascontiguousarray(x)
         y = np.empty((len(x), p.outputs), np.int16)
         arena = p.borrow_arena()
-        bad = _run(p.isa, p._program, self._layers, _from_buffer(x), len(x), _from_buffer(_INT16_ARRAY, y), arena)
+        bad = call(_from_buffer(x), len(x), _from_buffer(_INT16_ARRAY, y), arena)
         p.arenas.append(arena)
         if bad:
             check_finite(x, "samples")
         return y
+
+    def run_routed(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+        """As `run`, and the branch (N,) that each sample took: 0, since there is no other."""
+        return self.run(x), np.zeros(len(x), np.int32)
 
     def time_steps(self, x: NDArray[np.generic], repeat: int, rounds: int) -> list[float]:
         """Seconds of each step of the program for one sample: the least of `rounds` means over `repeat` runs."""
@@ -492,7 +518,7 @@ class NativePlan:
         arena = p.borrow_arena()
         y = np.empty(p.outputs, np.int16)
         x = np.ascontiguousarray(x)
-        _run(p.isa, p._program, self._layers, _from_buffer(x), 1, _from_buffer(_INT16_ARRAY, y), arena)
+        self._call(_from_buffer(x), 1, _from_buffer(_INT16_ARRAY, y), arena)
         best = self._timed(lib.caq_run_step, arena, repeat, rounds)
         p.arenas.append(arena)
         return best
