@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from caq.conditional import Branch, ConditionalGate, check_gate, check_prefix
+from caq.conditional import Branch, ConditionalGate, check_gate, check_prefix, mean_cost
 from caq.errors import DataError
 from caq.graph import Assignment, Cost, Graph
 from caq.plan import Parameters, naming
@@ -44,6 +45,13 @@ class OperatingPoint(NamedTuple):
     def branches(self) -> tuple[Branch, ...]:
         """The ways that an inference may take: those of the gate, or the one that there is."""
         return (Branch(self.assignment, self.parameter_set, self.samples),) if self.gate is None else self.gate.branches
+
+    def measured(self, graph: Graph, taken: Sequence[int]) -> OperatingPoint:
+        """A conditional point whose branches took so many of the scored samples each, with the mean cost of that."""
+        assert self.gate is not None
+        branches = tuple(b._replace(taken=int(n)) for b, n in zip(self.gate.branches, taken, strict=True))
+        gate = self.gate._replace(branches=branches)
+        return self._replace(gate=gate, cost=mean_cost(graph, gate))
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -80,7 +80,7 @@ def to_json(data: object) -> bytes:
 
 @functools.cache
 def base(name: str) -> bytes:
-    """A sound file: "uint8" and "float32" hold every kind of operation, "reconstruct" no labels, "conditional" a gate."""
+    """A sound file: "uint8" and "float32" hold every kind of operation, "reconstruct" no labels; "conditional"."""
     if name == "conditional":
         return dumps(with_gate(models.model(0), 0, 3))
     if name == "reconstruct":
