@@ -3,14 +3,15 @@
     python -m benchmarks.conditional --data usc_had.npz --model resnet8 --epochs 6
     python -m benchmarks.conditional --data digits --model resnet8 --epochs 20
 
-A share of the training split (people where they are known, else of each class) is held back from the weights. Static gates
-and the branches of conditional ones are learned on the rest, the routing networks on what is held back. `--validate`
-splits that again and measures on its second half instead of on the test split: what choices are made by.
+A share of the training split (people where they are known, else of each class) is held back from the weights. Static
+gates and the branches of conditional ones are learned on the rest, routing on what is held back. `--validate` splits
+that again and measures on its second half instead of on the test split: what choices are made by.
 
-For each budget: the static gate; the conditional one, which has that static gate as its middle branch; the same branches
-in the same shares but drawn at random, which is what routing has to beat; and an oracle that takes the cheapest branch
-that is right, which tells whether the routing or the branches limit. Costs are of the samples measured, the gate's own
-included. `static at its cost` is the static gates' accuracy, interpolated to the conditional gate's mean cost.
+For each budget: the static gate; the conditional one, which has that static gate among its branches; its branches drawn
+at random in the same shares, which is what routing has to beat; and an oracle that takes the cheapest branch that is
+right, which tells whether the routing or the branches limit. Costs are of the samples measured, the gate's own
+included. `static at its cost` is what static gates, w2a2 and w8a8 have at the conditional gate's mean cost,
+interpolated.
 
 All figures are of the native engine, in integers. Training resumes from checkpoints in --cache.
 """
@@ -113,7 +114,7 @@ def lowered_model(t: Trained, data: Dataset, config: TrainConfig, budgets: list[
 
 
 class Measured(NamedTuple):
-    """Of one conditional point on N samples with B branches: right (N, B), taken (N,), relative costs (B,) of `costs`."""
+    """A point on N samples: right (N, B) at each branch, taken (N,); by cost, that of branches (B,) and of the gate."""
 
     right: NDArray[np.bool_]
     taken: NDArray[np.int64]
@@ -176,24 +177,23 @@ def run_seed(data: Dataset, args: argparse.Namespace, seed: int, budgets: list[B
 
 
 def compared(rows: list[Row], budgets: list[Budget]) -> list[dict[str, Any]]:
-    """A line a budget and seed: the conditional gate, and the static gates at its mean cost, by linear interpolation."""
+    """A line a budget and seed: the conditional gate, and static gates at its mean cost by linear interpolation."""
     lines = []
     names = {*(b.name for b in budgets), uniform_name(min(DEFAULT_WIDTHS)), uniform_name(max(DEFAULT_WIDTHS))}
     for row in rows:
         if row.method != "conditional":
             continue
-        static = sorted(
-            (r.cost, r.accuracy) for r in rows if r.method == "supernet" and r.seed == row.seed and r.point in names
-        )
+        same_seed = [r for r in rows if r.seed == row.seed]
+        static = sorted((r.cost, r.accuracy) for r in same_seed if r.method == "supernet" and r.point in names)
         costs, accuracies = zip(*static, strict=True)
-        others = {r.method: r for r in rows if r.seed == row.seed and r.point == row.point}
+        others = {r.method: r for r in same_seed if r.point == row.point}
         lines.append(
             {
                 "seed": row.seed,
                 "point": row.point,
                 "conditional": row.accuracy,
-                "its cost": row.cost,
                 "static at its cost": float(np.interp(row.cost, costs, accuracies)),
+                "its cost": row.cost,
                 "static": others["supernet"].accuracy,
                 "cost of static": others["supernet"].cost,
                 "random routing": others["random routing"].accuracy,
@@ -205,21 +205,17 @@ def compared(rows: list[Row], budgets: list[Budget]) -> list[dict[str, Any]]:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Means over seeds, as a page has them."""
+    """Means over seeds, as a page has them: accuracies in %, costs relative to 8 bits everywhere."""
     keys = [key for key in lines[0] if key not in ("seed", "point")]
     text = ["| | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
     for point in dict.fromkeys(line["point"] for line in lines):
-        values = [[line[key] for line in lines if line["point"] == point] for key in keys]
-        cells = [
-            f"{np.mean(v):.3f}" if "cost" in k and "static at" not in k else f"{100 * np.mean(v):.1f}"
-            for k, v in zip(keys, values)
-        ]
+        means = {key: float(np.mean([line[key] for line in lines if line["point"] == point])) for key in keys}
+        costs = ("its cost", "cost of static", "cost of oracle")
+        cells = [f"{mean:.3f}" if key in costs else f"{100 * mean:.1f}" for key, mean in means.items()]
         text.append(f"| {point} | " + " | ".join(cells) + " |")
     gains = [100 * (line["conditional"] - line["static at its cost"]) for line in lines]
-    text.append("")
-    text.append(
-        f"Conditional minus static at its cost: {np.mean(gains):+.2f} points ({min(gains):+.1f}..{max(gains):+.1f})."
-    )
+    span = f"{min(gains):+.1f}..{max(gains):+.1f}"
+    text += ["", f"Conditional minus static at its cost: {np.mean(gains):+.2f} points ({span})."]
     return "\n".join(text) + "\n"
 
 
@@ -232,9 +228,7 @@ def main() -> None:
     parser.add_argument("--gate-steps", type=int, default=GateConfig.steps)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--domain", type=int, help="test only on this domain")
-    parser.add_argument(
-        "--validate", action="store_true", help="measure on a part of the training split; write nothing"
-    )
+    parser.add_argument("--validate", action="store_true", help="measure on a part of the training split")
     parser.add_argument("--cache", type=Path, default=Path("runs/conditional"))
     args = parser.parse_args()
     data, started, budgets = load(args.data), time.monotonic(), list(DEFAULT_BUDGETS)
@@ -246,13 +240,10 @@ def main() -> None:
     print(table(lines))
     if args.validate:
         return
-    command = (
-        f"python -m benchmarks.conditional --data {Path(args.data).name} --model {args.model} --epochs {args.epochs}"
-    )
-    command += (
-        f" --batch-size {args.batch_size} --gate-steps {args.gate_steps} --seeds {' '.join(map(str, args.seeds))}"
-    )
-    command += f" --domain {args.domain}" if args.domain is not None else ""
+    options = {"data": Path(args.data).name, "model": args.model, "epochs": args.epochs, "batch-size": args.batch_size}
+    options |= {"gate-steps": args.gate_steps, "seeds": " ".join(map(str, args.seeds)), "domain": args.domain}
+    command = " ".join(f"--{key} {value}" for key, value in options.items() if value is not None)
+    command = f"python -m benchmarks.conditional {command}"
     summary = {
         "command": command,
         "caq": caq.__version__,

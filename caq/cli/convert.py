@@ -96,9 +96,10 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         finetune=finetune,
     )
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*pair) for pair in args.budgets]
+    conditional = [Budget(*budget) for budget in args.conditional]
     outputs = Outputs(args.checkpoint, args.tensorboard)
     model, reference = trained.convert_trained(
-        source, measured, config, args.widths or DEFAULT_WIDTHS, budgets, outputs
+        source, measured, config, args.widths or DEFAULT_WIDTHS, budgets, outputs, conditional
     )
     if args.domain is not None:
         origin = {"data_sha256": dataset.sha256, "test_domain": args.domain}

@@ -55,7 +55,9 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     config = TrainConfig(args.epochs, args.batch_size, args.learning_rate, seed=args.seed)
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*budget) for budget in args.budgets]
     outputs = Outputs(args.checkpoint, args.tensorboard)
-    model = pipeline.train_model(measured, args.model, config, args.widths or DEFAULT_WIDTHS, budgets, outputs)
+    conditional = [Budget(*budget) for budget in args.conditional]
+    widths = args.widths or DEFAULT_WIDTHS
+    model = pipeline.train_model(measured, args.model, config, widths, budgets, outputs, conditional)
     if args.domain is not None:
         # The weights come from the whole training split: the digest is that of the data as given.
         origin = {"data_sha256": dataset.sha256, "test_domain": args.domain}

@@ -28,7 +28,7 @@ from caq.supernet.calibrate import calibrate
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.gates import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.supernet.onnx_reader import read_onnx
-from caq.supernet.pipeline import Prepared, check_names, check_outputs, finish, prepare
+from caq.supernet.pipeline import Held, Prepared, check_names, check_outputs, finish, prepare
 from caq.supernet.train import Outputs, TrainConfig, accuracy, distillation_loss, predict, train_supernet
 
 #: Input steps that are tried, in units of the usual one, and samples that they are tried on.
@@ -185,13 +185,16 @@ def convert_trained(
     widths: Sequence[int] = DEFAULT_WIDTHS,
     budgets: Sequence[Budget] = DEFAULT_BUDGETS,
     outputs: Outputs = Outputs(),  # noqa: B008
+    conditional: Sequence[Budget] = (),
 ) -> tuple[Model, float]:
     """A model with its operating points, and the score of the float network on the test split.
 
-    Nothing but the scores reads the test split. Raises ConfigError on budgets that cannot be told apart, DataError on
-    data that do not fit the network, and what `convert` raises.
+    conditional: budgets of conditional gates. They learn from how far a branch's outputs are from those of the widest,
+    without labels, on what calibration did not read of the training split, or on all of it if that is little; what the
+    float network was trained on is not known here. Nothing but the scores reads the test split. Raises ConfigError on
+    budgets that cannot be told apart, DataError on data that do not fit the network, and what `convert` raises.
     """
-    check_names(budgets, widths)
+    check_names([*budgets, *conditional], widths)
     network = trained.network.eval()
     chosen = np.sort(np.random.default_rng([config.seed, 2]).permutation(len(data.y_train))[: config.samples])
     step = None
@@ -205,7 +208,7 @@ def convert_trained(
     example = prepared.as_network_input(next(calibration.typical(256, 256))[0])
     supernet = convert(network, example, widths)
     check_outputs(supernet, data, config.task)
-    check_budgets(supernet.graph, budgets)
+    check_budgets(supernet.graph, [*budgets, *conditional])
     reference = float_score(network, prepared, data, config.task)
     calibrate(supernet, calibration, config.seed, outputs.quiet)
     train = config.finetune or TrainConfig(epochs=1, seed=config.seed)
@@ -214,7 +217,10 @@ def convert_trained(
         train_supernet(supernet, prepared.train, train, outputs)
     else:
         prepared = replace(prepared, train=calibration)
-    model = finish(supernet, data, replace(prepared, name=trained.name), train, budgets, outputs.quiet)
+    unread = np.setdiff1d(np.arange(len(data.y_train)), chosen)
+    held = Held(data.x_train[unread if len(unread) >= len(chosen) else slice(None)], None)
+    prepared = replace(prepared, name=trained.name)
+    model = finish(supernet, data, prepared, train, budgets, outputs.quiet, conditional, held)
     origin: dict[str, str | int | float] = {
         "epochs": 0 if config.finetune is None else train.epochs,
         "source": trained.source,
