@@ -523,6 +523,15 @@ class NativePlan:
         p.arenas.append(arena)
         return best
 
+    @property
+    def branches(self) -> tuple[NativePlan, ...]:
+        """The plan of each branch: this one, since there is no other."""
+        return (self,)
+
+    def time_gate(self, repeat: int) -> float:
+        """Seconds that a gate takes, as a mean over `repeat` calls from Python: 0, since there is none."""
+        return 0.0
+
     def time_unpacking(self, repeat: int, rounds: int) -> list[float]:
         """Of each step's seconds, those that a lean plan unpacks its weights in; zeros where the plan holds panels."""
         p = self._program
