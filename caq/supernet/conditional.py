@@ -39,6 +39,7 @@ from caq.supernet.train import reestimate_norms
 PREFIX_SHARE = 0.25
 #: What the cheap and the dear branch may cost, where 0 is the cheapest with this prefix and 1 the static gate.
 SPREAD = (0.4, 2.0)
+BRANCHES = 1 + len(SPREAD)
 #: Samples that the prefix is run on at once.
 CHUNK = 256
 
@@ -82,6 +83,18 @@ def gate_tensor(graph: Graph) -> int:
     return found
 
 
+def check_conditional(graph: Graph, budgets: Sequence[Budget]) -> None:
+    """Raises ConfigError on a budget of which a gate of `graph` could not leave enough for the branches."""
+    for budget in budgets:
+        tensor, table = gate_tensor(graph), cost_table(graph, budget.cost)
+        most, own = affordable_cost(graph, budget.share, budget.cost), table.gate(tensor, BRANCHES)
+        if most - own < table.least:
+            raise ConfigError(
+                f"conditional budget {budget.name!r}: {most:.4f} is allowed, the cheapest assignment costs "
+                f"{table.least:.4f} and the gate {own:.4f}; give a larger share"
+            )
+
+
 def learn_branches(supernet: Supernet, train: Samples, budget: Budget, config: GateConfig, task: str) -> Branches:
     """Learns the branches of a conditional gate for `budget`, which its mean cost with the gate's own has to fit.
 
@@ -89,7 +102,7 @@ def learn_branches(supernet: Supernet, train: Samples, budget: Budget, config: G
     """
     graph = supernet.graph
     tensor, table = gate_tensor(graph), cost_table(graph, budget.cost)
-    most = affordable_cost(graph, budget.share, budget.cost) - table.gate(tensor, 3)
+    most = affordable_cost(graph, budget.share, budget.cost) - table.gate(tensor, BRANCHES)
     static = learn_assignment(supernet, train, Gate(graph, budget.cost), most, config, task, budget.name)
     fixed = Fixed(static, *free_layers(graph, tensor))
     allowed_weights, allowed_activations = fixed.allowed(graph)

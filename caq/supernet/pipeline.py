@@ -27,6 +27,7 @@ from caq.supernet.batches import Samples, training_samples
 from caq.supernet.conditional import (
     Branches,
     RouteConfig,
+    check_conditional,
     estimate_branches,
     learn_branches,
     learn_gate_of,
@@ -129,6 +130,7 @@ def train_model(
     supernet = convert(prepared.network, prepared.example(), widths)
     check_outputs(supernet, data, config.task)
     check_budgets(supernet.graph, [*budgets, *conditional])
+    check_conditional(supernet.graph, conditional)
     train_supernet(supernet, prepared.train, config, outputs)
     return finish(supernet, data, prepared, config, budgets, outputs.quiet, conditional, held)
 

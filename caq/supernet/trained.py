@@ -25,6 +25,7 @@ from caq.scaling import Moments
 from caq.supernet import zoo
 from caq.supernet.batches import samples
 from caq.supernet.calibrate import calibrate
+from caq.supernet.conditional import check_conditional
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.gates import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.supernet.onnx_reader import read_onnx
@@ -209,6 +210,7 @@ def convert_trained(
     supernet = convert(network, example, widths)
     check_outputs(supernet, data, config.task)
     check_budgets(supernet.graph, [*budgets, *conditional])
+    check_conditional(supernet.graph, conditional)
     reference = float_score(network, prepared, data, config.task)
     calibrate(supernet, calibration, config.seed, outputs.quiet)
     train = config.finetune or TrainConfig(epochs=1, seed=config.seed)
