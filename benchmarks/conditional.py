@@ -4,8 +4,8 @@
     python -m benchmarks.conditional --data digits --model resnet8 --epochs 20
 
 A share of the training split (people where they are known, else of each class) is held back from the weights. Static
-gates and the branches of conditional ones are learned on the rest, routing on what is held back. `--validate` splits
-that again and measures on its second half instead of on the test split: what choices are made by.
+gates and the branches of conditional ones are learned on the rest, routing on all, its budget on what is held back.
+`--validate` takes half of that away and measures on it instead of on the test split: what choices are made by.
 
 For each budget: the static gate; the conditional one, which has that static gate among its branches; its branches drawn
 at random in the same shares, which is what routing has to beat; and an oracle that takes the cheapest branch that is
@@ -47,7 +47,7 @@ from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.gates import DEFAULT_BUDGETS, Budget, GateConfig
 from caq.supernet.lower import lower
 from caq.supernet.network import Supernet
-from caq.supernet.pipeline import Held, Prepared, assemble, hold_back, prepare, task_of, uniform_name
+from caq.supernet.pipeline import Prepared, assemble, hold_back, prepare, task_of, uniform_name
 from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms, train_supernet
 
 RESULTS = Path(__file__).parent / "results"
@@ -148,16 +148,20 @@ def measured(model: Model, point: OperatingPoint, x: NDArray[np.generic], y: NDA
 def run_seed(data: Dataset, args: argparse.Namespace, seed: int, budgets: list[Budget]) -> list[Row]:
     """All rows of one seed."""
     config = TrainConfig(args.epochs, args.batch_size, seed=seed, task=task_of(args.model))
-    part, held = hold_back(data, HELD_BACK, seed)
+    part, routing = hold_back(data, HELD_BACK, seed)
     x, y = data.x_test, data.y_test
     if args.validate:
-        halves, rest = hold_back(replace(data, x_train=held.x, y_train=held.y, domain_train=held.domains), 0.5, seed)
-        held, x, y = Held(halves.x_train, halves.y_train), rest.x, rest.y
+        rows, domains = np.flatnonzero(routing.fresh), data.domain_train
+        held = replace(data, x_train=data.x_train[rows], y_train=data.y_train[rows])
+        held = replace(held, domain_train=None if domains is None else domains[rows])
+        measured_on = rows[hold_back(held, 0.5, seed)[1].fresh]
+        x, y = data.x_train[measured_on], data.y_train[measured_on]
+        routing = routing.part(np.setdiff1d(np.arange(len(data.y_train)), measured_on))
     t = trained(part, args, config, budgets)
     model = lowered_model(t, part, config, budgets)
     rows = []
     for budget in budgets:
-        model = learn_gate_of(model, budget, held.x, held.y, RouteConfig(seed=seed))
+        model = learn_gate_of(model, budget, routing, RouteConfig(seed=seed))
         point = next(p for p in model.points if p.name == budget.name)
         m = measured(model, point, x, y)
         static = t.branches[budget.name].static

@@ -2,12 +2,13 @@
 
 The middle branch is the static gate of the budget; a cheaper and a dearer branch share its prefix (caq.conditional) and
 are learned as it was. Each gets batch-norm statistics of its own. The routing network is a linear layer on the channel
-sums of the gate's tensor. It learns from what the lowered branches, run in integers, lose on samples that the weights
-were not trained on: trained samples come out right at every width, and would teach it that width never matters. It
-draws hard Gumbel-softmax samples of the branch, with a temperature that falls, under a multiplier on the mean cost
+sums of the gate's tensor. It learns from what the lowered branches, run in integers, lose on samples. Some of these are
+strange to the weights: trained ones come out right at every width, and alone could teach it that width never matters.
+
+It draws hard Gumbel-softmax samples of the branch, with a temperature that falls, under a multiplier on the mean cost
 (Jang et al., "Categorical Reparameterization with Gumbel-Softmax", 2017; the device's cost and an argmax without noise
 at inference, where DQNet's controller averages bits and keeps its noise). Weights are rounded to integers while it
-learns; at the end the biases are moved so that the mean cost over those samples fits the budget.
+learns; at the end the biases are moved so that the mean cost over samples strange to the weights fits the budget.
 """
 
 from __future__ import annotations
@@ -46,13 +47,31 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class RouteConfig:
-    """How a routing network learns, on all samples at once."""
+    """How a routing network learns, on all samples at once, of which it takes at most `samples`."""
 
     steps: int = 400
     learning_rate: float = 0.02
-    weight_decay: float = 1e-2
+    weight_decay: float = 1.0
     temperature: tuple[float, float] = (2.0, 0.2)
+    samples: int = 8192
     seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class RouteData:
+    """What routing learns from: raw samples x (N, ...), as the engine takes them.
+
+    y: labels (N,), or None to learn from how far outputs are from those of the widest branch. fresh: (N,) bool, which
+    samples are strange to the weights; the budget is fitted on them.
+    """
+
+    x: NDArray[np.generic]
+    y: NDArray[np.integer] | None
+    fresh: NDArray[np.bool_]
+
+    def part(self, indices: NDArray[np.integer]) -> RouteData:
+        """Those at `indices`."""
+        return RouteData(self.x[indices], None if self.y is None else self.y[indices], self.fresh[indices])
 
 
 @dataclass(frozen=True)
@@ -164,14 +183,13 @@ def output_losses(task: str, outputs: Sequence[Tensor], target: Tensor) -> Tenso
     return torch.stack(losses, 1)
 
 
-def learn_gate_of(
-    model: Model, budget: Budget, x: NDArray[np.generic], y: NDArray[np.integer] | None, config: RouteConfig
-) -> Model:
-    """`model` with the gate of a budget's conditional point learned, on samples x (N, ...) strange to the weights.
+def learn_gate_of(model: Model, budget: Budget, data: RouteData, config: RouteConfig) -> Model:
+    """`model` with the gate of a budget's conditional point learned.
 
-    y: labels (N,), or None to learn from how far outputs are from those of the widest branch. Raises ConfigError if no
-    branch fits the budget, DataError on samples of another shape or dtype.
+    Raises ConfigError if no branch fits the budget, DataError on samples of another shape or dtype.
     """
+    data = data.part(np.sort(np.random.default_rng(config.seed).permutation(len(data.x))[: config.samples]))
+    x, y = data.x, data.y
     graph, engine = model.graph, Engine(model)
     chosen = engine.points[budget.name]
     assert chosen.gate is not None
@@ -190,7 +208,8 @@ def learn_gate_of(
     else:
         target = torch.from_numpy(model.encode(x)[0].reshape(len(x), -1) * np.float32(model.scaling.step))
     shift, sums = _sums(model, tensor, branches[0], x)
-    weights, bias = learn_route(sums, output_losses(model.task, outputs, target), costs, most, config)
+    losses = output_losses(model.task, outputs, target)
+    weights, bias = learn_route(sums, losses, costs, most, config, data.fresh)
     gate = ConditionalGate(tensor, shift, tuple(map(tuple, weights.tolist())), tuple(bias.tolist()), branches)
     points = tuple(p._replace(gate=gate) if p is chosen else p for p in model.points)
     return replace(model, points=points)
@@ -240,12 +259,17 @@ class Router(nn.Module):
 
 
 def learn_route(
-    sums: NDArray[np.int64], losses: Tensor, costs: Sequence[float], most: float, config: RouteConfig
+    sums: NDArray[np.int64],
+    losses: Tensor,
+    costs: Sequence[float],
+    most: float,
+    config: RouteConfig,
+    fresh: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Weights (B, C) and bias (B,), integers, of a gate that loses little and costs at most `most` on average.
 
     sums: (N, C) channel sums as the gate gets them. losses: (N, B). costs: (B,) of each branch, at least one within
-    `most`.
+    `most`. fresh: (N,) on which samples the budget is fitted.
     """
     x, price = torch.from_numpy(sums).float(), torch.tensor(costs, dtype=torch.float32)
     losses = losses / losses.mean().clamp(min=1e-9)
@@ -271,7 +295,7 @@ def learn_route(
         weights = weight.numpy().astype(np.float64)
         bias = router.bias.numpy() * unit - weights @ router.centre.numpy().astype(np.float64)
     whole = weights.astype(np.int64)
-    return whole, fit_bias(sums @ whole.T, bias, np.array(costs) * unit, most * unit, cheapest)
+    return whole, fit_bias(sums[fresh] @ whole.T, bias, np.array(costs) * unit, most * unit, cheapest)
 
 
 def fit_bias(

@@ -6,11 +6,9 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import caq
@@ -27,6 +25,7 @@ from caq.supernet.batches import Samples, training_samples
 from caq.supernet.conditional import (
     Branches,
     RouteConfig,
+    RouteData,
     check_conditional,
     estimate_branches,
     learn_branches,
@@ -39,17 +38,8 @@ from caq.supernet.lower import Lowered, lower
 from caq.supernet.network import Supernet
 from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms, train_supernet
 
-#: The part of the training split that conditional gates learn from, if there are any.
+#: The part of the training split that conditional gates, if there are any, keep from the weights.
 HELD_BACK = 0.2
-
-
-class Held(NamedTuple):
-    """Raw samples (N, ...) that the weights were not trained on, with labels (N,), or None where none are to be read,
-    and perhaps their domains (N,)."""
-
-    x: NDArray[np.generic]
-    y: NDArray[np.integer] | None
-    domains: NDArray[np.integer] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,24 +109,25 @@ def train_model(
 ) -> Model:
     """Trains a network, of the zoo or the caller's own, on `data` and returns it with its operating points.
 
-    conditional: budgets of conditional gates; with any, HELD_BACK of the training split trains those alone. Raises
-    ConfigError on budgets that cannot be told apart or kept, and what `prepare`, `convert` and `train_supernet` raise.
+    conditional: budgets of conditional gates; with any, HELD_BACK of the training split is kept from the weights.
+    Raises ConfigError on budgets that cannot be told apart or kept, and what `prepare`, `convert` and `train_supernet`
+    raise.
     """
     check_names([*budgets, *conditional], widths)
     if isinstance(network, str):
         config = replace(config, task=task_of(network))
-    trained, held = hold_back(data, HELD_BACK, config.seed) if conditional else (data, None)
+    trained, routing = hold_back(data, HELD_BACK, config.seed) if conditional else (data, None)
     prepared = prepare(trained, network, config.seed)
     supernet = convert(prepared.network, prepared.example(), widths)
     check_outputs(supernet, data, config.task)
     check_budgets(supernet.graph, [*budgets, *conditional])
     check_conditional(supernet.graph, conditional)
     train_supernet(supernet, prepared.train, config, outputs)
-    return finish(supernet, data, prepared, config, budgets, outputs.quiet, conditional, held)
+    return finish(supernet, data, prepared, config, budgets, outputs.quiet, conditional, routing)
 
 
-def hold_back(data: Dataset, share: float, seed: int) -> tuple[Dataset, Held]:
-    """`data` without `share` of its training split, and those samples: all of some domains, or some of each class.
+def hold_back(data: Dataset, share: float, seed: int) -> tuple[Dataset, RouteData]:
+    """`data` without `share` of its training split, all of some domains or some of each class; and all of the split.
 
     Held-back domains (people, sites) are strangers to the weights, as those that a device meets are.
     """
@@ -147,7 +138,9 @@ def hold_back(data: Dataset, share: float, seed: int) -> tuple[Dataset, Held]:
         drawn = np.random.default_rng(seed).permutation(domains)[: max(1, round(share * len(domains)))]
         kept, held = np.flatnonzero(~np.isin(of, drawn)), np.flatnonzero(np.isin(of, drawn))
     part = replace(data, x_train=data.x_train[kept], y_train=data.y_train[kept], domain_train=None)
-    return part, Held(data.x_train[held], data.y_train[held], None if of is None else of[held])
+    fresh = np.zeros(len(data.y_train), bool)
+    fresh[held] = True
+    return part, RouteData(data.x_train, data.y_train, fresh)
 
 
 def check_names(budgets: Sequence[Budget], widths: Sequence[int]) -> None:
@@ -179,11 +172,11 @@ def finish(
     budgets: Sequence[Budget] = DEFAULT_BUDGETS,
     quiet: bool = False,
     conditional: Sequence[Budget] = (),
-    held: Held | None = None,
+    routing: RouteData | None = None,
 ) -> Model:
     """Learns the gates of a trained supernet, re-estimates batch norm for every point, lowers, and measures.
 
-    held: what conditional gates learn from. Scores are measured on the test split, in integers; nothing is chosen by
+    routing: what conditional gates learn from. Scores are measured on the test split, in integers; nothing is chosen by
     them. Raises ConfigError on budgets that cannot be told apart, DataError if outputs and classes do not match.
     """
     check_names([*budgets, *conditional], supernet.widths)
@@ -213,8 +206,8 @@ def finish(
     model = assemble(lower(supernet, prepared.scaling.step, own), data, prepared, points, config)
     model = replace(model, points=tuple(p._replace(gate=gates.get(p.name)) for p in model.points))
     for budget in conditional:
-        assert held is not None, "conditional gates need samples that were held back"
-        model = learn_gate_of(model, budget, held.x, held.y, RouteConfig(seed=config.seed))
+        assert routing is not None, "conditional gates learn from samples"
+        model = learn_gate_of(model, budget, routing, RouteConfig(seed=config.seed))
     return replace(model, points=tuple(_measured(model, data)))
 
 

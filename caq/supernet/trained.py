@@ -25,11 +25,11 @@ from caq.scaling import Moments
 from caq.supernet import zoo
 from caq.supernet.batches import samples
 from caq.supernet.calibrate import calibrate
-from caq.supernet.conditional import check_conditional
+from caq.supernet.conditional import RouteData, check_conditional
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.gates import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.supernet.onnx_reader import read_onnx
-from caq.supernet.pipeline import Held, Prepared, check_names, check_outputs, finish, prepare
+from caq.supernet.pipeline import Prepared, check_names, check_outputs, finish, prepare
 from caq.supernet.train import Outputs, TrainConfig, accuracy, distillation_loss, predict, train_supernet
 
 #: Input steps that are tried, in units of the usual one, and samples that they are tried on.
@@ -191,9 +191,9 @@ def convert_trained(
     """A model with its operating points, and the score of the float network on the test split.
 
     conditional: budgets of conditional gates. They learn from how far a branch's outputs are from those of the widest,
-    without labels, on what calibration did not read of the training split, or on all of it if that is little; what the
-    float network was trained on is not known here. Nothing but the scores reads the test split. Raises ConfigError on
-    budgets that cannot be told apart, DataError on data that do not fit the network, and what `convert` raises.
+    without labels; the budget is fitted on what calibration did not read of the training split. Nothing but the scores
+    reads the test split. Raises ConfigError on budgets that cannot be told apart, DataError on data that do not fit the
+    network, and what `convert` raises.
     """
     check_names([*budgets, *conditional], widths)
     network = trained.network.eval()
@@ -219,10 +219,11 @@ def convert_trained(
         train_supernet(supernet, prepared.train, train, outputs)
     else:
         prepared = replace(prepared, train=calibration)
-    unread = np.setdiff1d(np.arange(len(data.y_train)), chosen)
-    held = Held(data.x_train[unread if len(unread) >= len(chosen) else slice(None)], None)
-    prepared = replace(prepared, name=trained.name)
-    model = finish(supernet, data, prepared, train, budgets, outputs.quiet, conditional, held)
+    fresh = np.ones(len(data.y_train), bool)
+    if len(fresh) > len(chosen):
+        fresh[chosen] = False
+    prepared, routing = replace(prepared, name=trained.name), RouteData(data.x_train, None, fresh)
+    model = finish(supernet, data, prepared, train, budgets, outputs.quiet, conditional, routing)
     origin: dict[str, str | int | float] = {
         "epochs": 0 if config.finetune is None else train.epochs,
         "source": trained.source,

@@ -90,7 +90,7 @@ def test_routing_finds_who_needs_the_dear_branch() -> None:
     sums = rng.integers(0, 20000, (600, 8))
     hard = sums[:, 3] > 12000
     losses = torch.tensor(np.stack([np.where(hard, 3.0, 0.1), np.full(600, 0.1)], 1), dtype=torch.float32)
-    weights, bias = learn_route(sums, losses, [0.2, 1.0], 0.55, RouteConfig())
+    weights, bias = learn_route(sums, losses, [0.2, 1.0], 0.55, RouteConfig(), np.ones(600, bool))
     taken = (sums @ weights.T + bias).argmax(1)
     assert weights.dtype == bias.dtype == np.int64 and np.abs(weights).max() == 127
     assert 0.2 + 0.8 * taken.mean() <= 0.55
@@ -100,7 +100,7 @@ def test_routing_finds_who_needs_the_dear_branch() -> None:
 def test_a_budget_that_does_not_bind_is_not_spent() -> None:
     sums = np.random.default_rng(1).integers(0, 1000, (200, 4))
     losses = torch.tensor([[0.1, 0.5]]).repeat(200, 1)
-    weights, bias = learn_route(sums, losses, [0.2, 1.0], 0.9, RouteConfig(steps=200))
+    weights, bias = learn_route(sums, losses, [0.2, 1.0], 0.9, RouteConfig(steps=200), np.ones(200, bool))
     assert (sums @ weights.T + bias).argmax(1).mean() < 0.05
 
 
@@ -131,13 +131,13 @@ def test_people_are_held_back_whole_and_else_some_of_each_class() -> None:
     rng = np.random.default_rng(0)
     x, y, who = rng.integers(0, 256, (60, 4)).astype(np.uint8), np.arange(60) % 3, np.arange(60) // 6
     arrays = {"x_train": x, "y_train": y, "x_test": x, "y_test": y, "domain_train": who}
-    kept, held = hold_back(from_arrays("d", arrays), 0.3, 1)
-    assert held.domains is not None and held.y is not None
-    assert len(held.x) == 18 and len(np.unique(held.domains)) == 3 and len(kept.y_train) == 42
+    kept, routing = hold_back(from_arrays("d", arrays), 0.3, 1)
+    assert routing.fresh.sum() == 18 and len(np.unique(who[routing.fresh])) == 3 and len(kept.y_train) == 42
+    np.testing.assert_array_equal(kept.x_train, x[~routing.fresh])
     for alone in (who * 0, None):
         arrays = {key: value for key, value in {**arrays, "domain_train": alone}.items() if value is not None}
-        kept, held = hold_back(from_arrays("d", arrays), 0.3, 1)
-        assert held.y is not None and np.bincount(held.y).tolist() == [6, 6, 6] and len(kept.y_train) == 42
+        kept, routing = hold_back(from_arrays("d", arrays), 0.3, 1)
+        assert np.bincount(y[routing.fresh]).tolist() == [6, 6, 6] and len(kept.y_train) == 42
         arrays.pop("domain_train", None)
 
 
