@@ -177,9 +177,12 @@ def finish(
     """Learns the gates of a trained supernet, re-estimates batch norm for every point, lowers, and measures.
 
     routing: what conditional gates learn from. Scores are measured on the test split, in integers; nothing is chosen by
-    them. Raises ConfigError on budgets that cannot be told apart, DataError if outputs and classes do not match.
+    them. Raises ConfigError on budgets that cannot be told apart, or are conditional without `routing`, DataError if
+    outputs and classes do not match.
     """
     check_names([*budgets, *conditional], supernet.widths)
+    if conditional and routing is None:
+        raise ConfigError("conditional: pass `routing`, the samples that its gates learn from")
     check_outputs(supernet, data, config.task)
     train, graph = prepared.train, supernet.graph
     for width in supernet.widths:
@@ -205,9 +208,9 @@ def finish(
     supernet.output_step.copy_(largest * 4 / 2**15)
     model = assemble(lower(supernet, prepared.scaling.step, own), data, prepared, points, config)
     model = replace(model, points=tuple(p._replace(gate=gates.get(p.name)) for p in model.points))
-    for budget in conditional:
-        assert routing is not None, "conditional gates learn from samples"
-        model = learn_gate_of(model, budget, routing, RouteConfig(seed=config.seed))
+    if routing is not None:
+        for budget in conditional:
+            model = learn_gate_of(model, budget, routing, RouteConfig(seed=config.seed))
     return replace(model, points=tuple(_measured(model, data)))
 
 
