@@ -28,7 +28,7 @@ from caq.supernet.conditional import (
 )
 from caq.supernet.gates import Budget, GateConfig, relative_cost
 from caq.supernet.network import Supernet
-from caq.supernet.pipeline import Prepared, hold_back, prepare, train_model
+from caq.supernet.pipeline import Prepared, finish, hold_back, prepare, train_model
 from caq.supernet.train import Outputs, TrainConfig
 
 GATES = GateConfig(steps=4, batch_size=16, quiet=True)
@@ -154,3 +154,23 @@ def test_from_data_to_a_file(digits: Dataset) -> None:
     assert [b.taken for b in point.branches] == np.bincount(taken, minlength=len(point.branches)).tolist()
     assert point.score == (y.argmax(1) == digits.y_test).mean()
     assert [b.parameter_set for b in point.branches] == [3 + i for i in range(len(point.branches))]
+
+
+def test_reconstruction_is_routed_by_its_error() -> None:
+    rng = np.random.default_rng(0)
+    basis = rng.normal(0, 1, (3, 12))
+    x = (rng.normal(0, 1, (96, 3)) @ basis).astype(np.float32)
+    data = from_arrays(
+        "vectors", {"x_train": x, "y_train": np.arange(96) % 2, "x_test": x, "y_test": np.arange(96) % 2}
+    )
+    options = {"widths": (2, 8), "budgets": (), "outputs": Outputs(quiet=True)}
+    config = TrainConfig(epochs=3, batch_size=16)
+    model = train_model(data, "autoencoder", config, conditional=(Budget("smart", 0.5),), **options)  # type: ignore[arg-type]
+    point = artifact.loads(artifact.dumps(model)).points[0]
+    assert point.metric == "r2" and sum(b.taken for b in point.branches) == 96
+
+
+def test_conditional_budgets_need_samples(digits: Dataset) -> None:
+    supernet, prepared = made(digits, "mlp")
+    with pytest.raises(ConfigError, match="conditional: pass `routing`"):
+        finish(supernet, digits, prepared, TrainConfig(), (), True, (Budget("smart", 0.5),))
