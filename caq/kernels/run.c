@@ -349,6 +349,21 @@ CAQ_INLINE void leave(caq_team *team) {
     if (team) team->leave(team);
 }
 
+/* Sums of channels [begin, begin + count) of a tensor's bytes; `count` is CAQ_MAX_NR or what is left. Where pixels fill whole
+ * vectors of CAQ_MAX_NR together, they are summed as one pixel of so many channels first. */
+static void channel_sums(const caq_isa *isa, const caq_view *v, const uint8_t *arena, int32_t begin, int32_t count,
+                         int32_t *sums) {
+    const int32_t group = CAQ_MAX_NR % v->c ? 1 : CAQ_MAX_NR / v->c, whole = v->w / group, rest = v->w - whole * group;
+    const uint8_t *first = arena + v->offset + begin;
+    int32_t part[CAQ_MAX_NR];
+    isa->sum_pool(first, v->row, (int64_t)group * v->c, v->h, whole, group * count, sums);
+    for (int k = 1; k < group; k++)
+        for (int i = 0; i < count; i++) sums[i] += sums[k * count + i];
+    if (!rest) return;
+    isa->sum_pool(first + (int64_t)whole * group * v->c, v->row, v->c, v->h, rest, count, part);
+    for (int i = 0; i < count; i++) sums[i] += part[i];
+}
+
 int32_t caq_choose(int id, const caq_gate *g, const uint8_t *arena) {
     enum { MOST = 16 }; /* caq.conditional.MAX_BRANCHES */
     const caq_view *v = &g->input;
@@ -357,7 +372,7 @@ int32_t caq_choose(int id, const caq_gate *g, const uint8_t *arena) {
     for (int b = 0; b < g->branches; b++) scores[b] = g->bias[b];
     for (int begin = 0; begin < v->c; begin += CAQ_MAX_NR) {
         const int count = v->c - begin < CAQ_MAX_NR ? v->c - begin : CAQ_MAX_NR;
-        caq_isa_table(id)->sum_pool(arena + v->offset + begin, v->row, v->c, v->h, v->w, count, sums);
+        channel_sums(caq_isa_table(id), v, arena, begin, count, sums);
         for (int i = 0; i < count; i++) sums[i] = (sums[i] - taken) >> g->shift;
         for (int b = 0; b < g->branches; b++)
             for (int i = 0; i < count; i++) scores[b] += g->weights[(int64_t)b * v->c + begin + i] * sums[i];
