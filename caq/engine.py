@@ -55,6 +55,9 @@ class Engine:
     one inference at a time: one that begins while another has them runs on its caller's thread alone, and so does every
     inference of a child process that was forked off. They end with the engine.
 
+    At a conditional point each sample of a batch takes one of the point's branches, which its gate picks on the way;
+    `run_routed` says which one. The panels of all branches are resident while the point is.
+
     Plans of points that were selected stay resident, so that selecting them again swaps one reference; `trim` frees
     them. Raises ArtifactError on a file that cannot be trusted, AssignmentError if no point is left, ConfigError on a
     source, a width, kernels or an instruction set that there is not, on threads that cannot be had, and on a file that

@@ -6,7 +6,8 @@ What does not depend on an operating point (steps, views, the arena's layout) is
 Fusion: a conv's requantization and clamp are part of it; a residual add whose one term is a conv's output that nobody
 else reads is done by that conv, while the codes are in registers. Narrowing to a layer's activation width is part of
 the requantization of a conv that writes for that layer alone (plan.written), and else done by whoever writes the
-layer's input, if nobody else reads that.
+layer's input, if nobody else reads that. A conditional gate counts as a reader of what is alive where it decides: that
+stays in 8 bits, and no step reaches across (caq.native_conditional runs such points).
 """
 
 from __future__ import annotations
