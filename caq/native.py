@@ -6,7 +6,8 @@ What does not depend on an operating point (steps, views, the arena's layout) is
 Fusion: a conv's requantization and clamp are part of it; a residual add whose one term is a conv's output that nobody
 else reads is done by that conv, while the codes are in registers. Narrowing to a layer's activation width is part of
 the requantization of a conv that writes for that layer alone (plan.written), and else done by whoever writes the
-layer's input, if nobody else reads that.
+layer's input, if nobody else reads that. A conditional gate counts as a reader of what is alive where it decides: that
+stays in 8 bits, and no step reaches across (caq.native_conditional runs such points).
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from caq.conditional import crossing
 from caq.errors import ConfigError, SchemaError
 from caq.graph import Assignment, Graph, Op, output_bits
 from caq.kernels import _native
@@ -41,6 +45,9 @@ _OWN_MAPPING = 2**20
 
 #: Why an instruction set does not run.
 NOT_BUILT, CPU_LACKS = "not built for this machine", "this CPU does not have it"
+
+#: Stands among a tensor's readers for a conditional gate: what it reads, and what other branches read, stays as it is.
+_GATE = -1
 
 _ndarray, _run, _from_buffer = np.ndarray, lib.caq_run, ffi.from_buffer
 _INT16_ARRAY = ffi.typeof("int16_t[]")
@@ -90,7 +97,7 @@ class _Tensor:
     def __init__(self, shape: tuple[int, int, int], item: int, zero: int) -> None:
         self.shape, self.item, self.zero = shape, item, zero
         self.halo = [0, 0, 0, 0]  # top, bottom, left, right
-        self.readers: list[int] = []  # ops
+        self.readers: list[int] = []  # ops, and _GATE
 
     @property
     def row(self) -> int:
@@ -123,7 +130,11 @@ class Program:
         self._layers = {layer.op: layer for layer in graph.layers}
         self._root = _shared(graph)
         self._tensors = _tensors(graph, self._root)
-        self._direct = {graph.layers[i].op for i in only_readers(graph)}  # convs whose reader says what they write
+        for t in {t for p in model.points if p.gate is not None for t in crossing(graph, p.gate.tensor)}:
+            self._tensors[self._root[t]].readers.append(_GATE)
+        alone = only_readers(graph)
+        self._direct = {graph.layers[i].op for i in alone}  # convs whose reader says what they write
+        self._reads_direct = {graph.layers[i].op for i in alone.values()}
         self._fused = _fused_adds(graph, self._root, self._tensors)  # conv -> add
         self.order = [i for i in range(len(graph.ops)) if i not in self._fused.values() and self._root[i + 1] == i + 1]
         self.arena_bytes = self._plan_memory()
@@ -220,9 +231,9 @@ class Program:
 
     def _narrowed_when_written(self, conv: int) -> bool:
         source = self._root[self.model.graph.ops[conv].inputs[0]]
-        return source != 0 and len(self._tensors[source].readers) == 1
+        return conv in self._reads_direct or (source != 0 and len(self._tensors[source].readers) == 1)
 
-    def _view(self, view: Any, tensor: int) -> None:
+    def view(self, view: Any, tensor: int) -> None:
         """Fills in how one of the graph's tensors lies; it may be another shape of what shares its memory."""
         root, shape = self._tensors[self._root[tensor]], self.model.graph.shapes[tensor]
         t = root if shape == root.shape else _Tensor(shape, root.item, root.zero)
@@ -238,8 +249,8 @@ class Program:
         step.inputs = self._new("caq_view[]", len(sources))
         step.input_count = len(sources)
         for i, t in enumerate(sources):
-            self._view(step.inputs[i], t)
-        self._view(step.output, target)
+            self.view(step.inputs[i], t)
+        self.view(step.output, target)
         step.layer = step.narrow_at = -1
         readers = self._tensors[target].readers
         narrows = len(readers) == 1 and graph.ops[readers[0]].kind == "conv" and index not in self._direct
@@ -306,8 +317,8 @@ class Program:
         model, p, s = self.model, self.model.parameters, self.model.scaling
         program = ffi.new("caq_program *")
         program.steps, program.step_count = self._steps, len(self.order)
-        self._view(program.input, 0)
-        self._view(program.output, len(model.graph.ops))
+        self.view(program.input, 0)
+        self.view(program.output, len(model.graph.ops))
         program.dtype = _DTYPES[s.dtype]
         # The channels' integers over and over, so that the kernels read them as they read the samples.
         period = math.lcm(s.channels, _VECTOR)
@@ -437,15 +448,24 @@ class NativePlan:
             model = program.model
             _explain(model.graph, model.parameters, tables.assignment, tables.parameter_set, refused - 1)
         tables.filled = True
-        # Looked up once: a call should cost little more than its kernels.
-        self._isa, self._steps, self._reads_planes = program.isa, program.pointer, program.lean
-        self._arenas, self._outputs = program.arenas, program.spare_outputs
+        self._call = partial(_run, program.isa, program.pointer, self._layers)
+        self._look_up()
+
+    def _look_up(self) -> None:
+        """Once, as a call should cost little more than its kernels."""
+        program = self._program
+        self._reads_planes, self._arenas, self._outputs = program.lean, program.arenas, program.spare_outputs
         self._dtype, self._shape = np.dtype(program.model.scaling.dtype), program.model.sample_shape
 
     @property
     def assignment(self) -> Assignment:
-        """The widths that this plan computes with."""
-        return self._tables.assignment
+        """The widths that this plan computes with; those of its first branch if it has several."""
+        return self.assignments[0]
+
+    @property
+    def assignments(self) -> tuple[Assignment, ...]:
+        """The widths that this plan computes with, of each branch."""
+        return (self._tables.assignment,)
 
     def run_sample(self, x: NDArray[np.generic]) -> NDArray[np.int16] | None:
         """Output codes (outputs,) of one sample; None if `x` is anything but a good one, which `run` has words for."""
@@ -465,7 +485,7 @@ class NativePlan:
             arena = self._arenas.pop()
         except IndexError:
             arena = self._program.make_arena()
-        bad = _run(self._isa, self._steps, self._layers, source, 1, target, arena)
+        bad = self._call(source, 1, target, arena)
         self._arenas.append(arena)
         return None if bad else y
 
@@ -473,7 +493,7 @@ class NativePlan:
         """Runs the sample at pointer `source`; codes go to pointer `target`. Nonzero on NaN and infinity."""
         if self._reads_planes:
             self._program.model.check_file()
-        refused: int = _run(self._isa, self._steps, self._layers, source, 1, target, arena)
+        refused: int = self._call(source, 1, target, arena)
         return refused
 
     def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
@@ -481,6 +501,9 @@ class NativePlan:
 
         Raises DataError on another dtype, NaN and infinity.
         """
+        return self._run_batch(self._call, x)
+
+    def _run_batch(self, call: Callable[..., int], x: NDArray[np.generic]) -> NDArray[np.int16]:
         p = self._program
         p.model.scaling.check(x)
         if p.lean:
@@ -488,11 +511,15 @@ class NativePlan:
         x = np.ascontiguousarray(x)
         y = np.empty((len(x), p.outputs), np.int16)
         arena = p.borrow_arena()
-        bad = _run(p.isa, p._program, self._layers, _from_buffer(x), len(x), _from_buffer(_INT16_ARRAY, y), arena)
+        bad = call(_from_buffer(x), len(x), _from_buffer(_INT16_ARRAY, y), arena)
         p.arenas.append(arena)
         if bad:
             check_finite(x, "samples")
         return y
+
+    def run_routed(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+        """As `run`, and the branch (N,) that each sample took: 0, since there is no other."""
+        return self.run(x), np.zeros(len(x), np.int32)
 
     def time_steps(self, x: NDArray[np.generic], repeat: int, rounds: int) -> list[float]:
         """Seconds of each step of the program for one sample: the least of `rounds` means over `repeat` runs."""
@@ -500,10 +527,19 @@ class NativePlan:
         arena = p.borrow_arena()
         y = np.empty(p.outputs, np.int16)
         x = np.ascontiguousarray(x)
-        _run(p.isa, p._program, self._layers, _from_buffer(x), 1, _from_buffer(_INT16_ARRAY, y), arena)
+        self._call(_from_buffer(x), 1, _from_buffer(_INT16_ARRAY, y), arena)
         best = self._timed(lib.caq_run_step, arena, repeat, rounds)
         p.arenas.append(arena)
         return best
+
+    @property
+    def branches(self) -> tuple[NativePlan, ...]:
+        """The plan of each branch: this one, since there is no other."""
+        return (self,)
+
+    def time_gate(self, repeat: int) -> float:
+        """Seconds that a gate takes, as a mean over `repeat` calls from Python: 0, since there is none."""
+        return 0.0
 
     def time_unpacking(self, repeat: int, rounds: int) -> list[float]:
         """Of each step's seconds, those that a lean plan unpacks its weights in; zeros where the plan holds panels."""

@@ -258,10 +258,10 @@ def test_plans_and_loaded_models_are_read_only():
     arrays += model.scaling.to_arrays().values()
     for name in engine.points:
         engine.select(name)
-        own = list(arrays_of(engine.plan.plan))
+        own = list(arrays_of(engine.plan.plans[0]))
         assert len(own) > 6 * len(model.graph.layers)
         arrays += own
-    assert any(step.narrow is not None for step in engine.plan.plan.steps)
+    assert any(step.narrow is not None for step in engine.plan.plans[0].steps)
     for array in arrays:
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0

@@ -62,6 +62,13 @@ def add_points(parser: argparse.ArgumentParser) -> None:
         "latency@PROFILE or energy@PROFILE (see caq cost), or else bytes and bit_macs together; default: full, "
         "balanced and saver",
     )
+    parser.add_argument(
+        "--conditional",
+        type=budgets,
+        default=[],
+        metavar="NAME=SHARE[:COST],...",
+        help="points whose inferences each take one of three branches, so that their mean cost fits the share",
+    )
 
 
 def _widths(text: str) -> list[int]:

@@ -95,14 +95,14 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         finetune=finetune,
     )
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*pair) for pair in args.budgets]
+    conditional = [Budget(*budget) for budget in args.conditional]
+    widths = args.widths or DEFAULT_WIDTHS
     with joined() as team:
         output.muted = not team.first
         for note in source.notes:
             output.say(f"{args.source}: {note}")
         outputs = Outputs(args.checkpoint, args.tensorboard, quiet=output.muted)
-        model, reference = trained.convert_trained(
-            source, measured, config, args.widths or DEFAULT_WIDTHS, budgets, outputs
-        )
+        model, reference = trained.convert_trained(source, measured, config, widths, budgets, outputs, conditional)
     if not team.first:
         return {}
     if args.domain is not None:

@@ -55,10 +55,12 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         torch.set_num_threads(args.threads)
     config = TrainConfig(args.epochs, args.batch_size, args.learning_rate, seed=args.seed)
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*budget) for budget in args.budgets]
+    conditional = [Budget(*budget) for budget in args.conditional]
+    widths = args.widths or DEFAULT_WIDTHS
     with joined() as team:
         output.muted = not team.first
         outputs = Outputs(args.checkpoint, args.tensorboard, quiet=output.muted)
-        model = pipeline.train_model(measured, args.model, config, args.widths or DEFAULT_WIDTHS, budgets, outputs)
+        model = pipeline.train_model(measured, args.model, config, widths, budgets, outputs, conditional)
     if not team.first:
         return {}
     if args.domain is not None:

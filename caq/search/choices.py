@@ -6,7 +6,7 @@ a-th. A layer that reads the network's input may only take the last a.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,13 @@ class Choices:
         reads_input = np.array([layer.reads_input for layer in graph.layers])
         allowed = ~reads_input[:, None] | (np.arange(count**2) % count == count - 1)
         return cls(graph, table.fixed, table.layers.reshape(len(graph.layers), -1), allowed)
+
+    def within(self, weights: NDArray[np.bool_], activations: NDArray[np.bool_]) -> Choices:
+        """Only pairs of widths that are allowed, (L, W) each; the network's input is read as it always is."""
+        weight, activation = np.divmod(np.arange(self.costs.shape[1]), len(self.graph.widths))
+        reads_input = np.array([layer.reads_input for layer in self.graph.layers])
+        pairs = weights[:, weight] & (activations[:, activation] | reads_input[:, None])
+        return replace(self, allowed=self.allowed & pairs)
 
     def cost(self, chosen: NDArray[np.int64]) -> float:
         """Relative cost of (L,) indices."""

@@ -9,11 +9,12 @@ violation rises until the expected cost fits. At run time a gate is the argmax: 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,30 +40,59 @@ class GateConfig:
     quiet: bool = False
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """Where a gate has no choice: the widths of `assignment`, but where a layer's weights or activations are free."""
+
+    assignment: Assignment
+    free_weights: Sequence[int]
+    free_activations: Sequence[int]
+
+    def allowed(self, graph: Graph) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which widths of weights and of activations a gate may choose, (layers, widths) each."""
+        parts = []
+        for kind, free in (("weight", self.free_weights), ("activation", self.free_activations)):
+            chosen = np.array([getattr(pair, kind) for pair in self.assignment])
+            # Input that is read at 8 bits in a graph of narrower widths: there is no such choice, nor any other.
+            index = np.searchsorted(graph.widths, np.minimum(chosen, graph.widths[-1]))
+            allowed = np.eye(len(graph.widths), dtype=bool)[index]
+            allowed[list(free)] = True
+            parts.append(allowed)
+        return parts[0], parts[1]
+
+
 class Gate(nn.Module):
     """Logits of one gate: (layers, widths) for weights and for activations; `cost` as of a Budget."""
 
-    def __init__(self, graph: Graph, cost: str = "") -> None:
+    def __init__(self, graph: Graph, cost: str = "", fixed: Fixed | None = None) -> None:
         super().__init__()
         self.graph = graph
+        every = np.ones((len(graph.layers), len(graph.widths)), bool)
+        self._allowed = (every, every) if fixed is None else fixed.allowed(graph)
         self.table: CostTable = cost_table(graph, cost)
-        self.choices = Choices.of(graph, cost)
+        self.choices = Choices.of(graph, cost).within(*self._allowed)
         # A gate starts wide and gives up bits only for its budget.
         start = torch.linspace(-1, 1, len(graph.widths)).repeat(len(graph.layers), 1)
         self.weight_logits = nn.Parameter(start.clone())
         self.activation_logits = nn.Parameter(start.clone())
         self.costs = torch.tensor(self.table.layers, dtype=torch.float32)
 
+    def _logits(self) -> tuple[Tensor, Tensor]:
+        """Of what may be chosen; the rest is -inf."""
+        weight, activation = (torch.from_numpy(~allowed) for allowed in self._allowed)
+        return (
+            self.weight_logits.masked_fill(weight, -torch.inf),
+            self.activation_logits.masked_fill(activation, -torch.inf),
+        )
+
     def sample(self, temperature: float) -> tuple[Tensor, Tensor]:
         """One-hot (layers, widths) draws with straight-through gradients."""
-        return (
-            functional.gumbel_softmax(self.weight_logits, temperature, hard=True),
-            functional.gumbel_softmax(self.activation_logits, temperature, hard=True),
-        )
+        weight, activation = (functional.gumbel_softmax(logits, temperature, hard=True) for logits in self._logits())
+        return weight, activation
 
     def expected_cost(self) -> Tensor:
         """`relative_cost` in expectation over the gate's choices; differentiable."""
-        weights, activations = functional.softmax(self.weight_logits, 1), functional.softmax(self.activation_logits, 1)
+        weights, activations = (functional.softmax(logits, 1) for logits in self._logits())
         return self.table.fixed + torch.einsum("lw,la,lwa->", weights, activations, self.costs)
 
     def assignment(self, most: float) -> Assignment:
@@ -83,18 +113,24 @@ def _forever(train: Samples, config: GateConfig) -> Iterator[tuple[Tensor, Tenso
         yield from train.epoch(config.batch_size, config.seed + 7919, epoch)
 
 
-@freed_memory_kept()
 def learn_gate(supernet: Supernet, train: Samples, budget: Budget, config: GateConfig, task: str) -> Assignment:
     """Learns the assignment of a budget; the supernet's weights stay as they are."""
     most = affordable_cost(supernet.graph, budget.share, budget.cost)
-    gate = Gate(supernet.graph, budget.cost)
+    return learn_assignment(supernet, train, Gate(supernet.graph, budget.cost), most, config, task, budget.name)
+
+
+@freed_memory_kept()
+def learn_assignment(
+    supernet: Supernet, train: Samples, gate: Gate, most: float, config: GateConfig, task: str, title: str
+) -> Assignment:
+    """Trains `gate` until its assignment costs at most `most`, relative to 8 bits everywhere. Raises ConfigError."""
     optimizer = torch.optim.Adam(gate.parameters(), config.learning_rate, betas=(0.9, 0.99))
     trained = {name: p.requires_grad for name, p in supernet.named_parameters()}
     supernet.requires_grad_(False)
     widest = supernet.graph.uniform(supernet.widths[-1])
     multiplier, first = 1.0, None
     batches = _forever(train, config)
-    with torch.random.fork_rng(devices=[]), progress(f"gate {budget.name}", config.steps, not config.quiet) as advance:
+    with torch.random.fork_rng(devices=[]), progress(f"gate {title}", config.steps, not config.quiet) as advance:
         torch.manual_seed(config.seed)
         for i in range(config.steps):
             x, _ = next(batches)

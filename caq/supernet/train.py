@@ -13,7 +13,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -304,14 +304,19 @@ def _writer(folder: Path | None) -> Any:
 
 
 @torch.no_grad()
-def reestimate_norms(supernet: Supernet, data: Samples, assignment: Assignment, row: int | None = None) -> None:
+def reestimate_norms(
+    supernet: Supernet, data: Samples, assignment: Assignment, row: int | None = None, kept: Collection[int] = ()
+) -> None:
     """Replaces the batch-norm statistics that `assignment` uses by averages over batches of `data`.
 
-    row: the operating point's own row of statistics, or None for the rows of the layers' widths.
+    row: the operating point's own row of statistics, or None for the rows of the layers' widths. kept: layers whose
+    statistics are used as they are.
     """
-    norms = [layer.norm for layer in supernet.layers if layer.norm is not None]
+    norms = [layer.norm for i, layer in enumerate(supernet.layers) if layer.norm is not None and i not in kept]
     supernet.set_assignment(assignment, row)
     supernet.train()
+    for i in kept:
+        supernet.layers[i].eval()
     for i, (x, _) in enumerate(data.typical(256, limit=4096)):
         for norm in norms:
             norm.momentum = 1 / (i + 1)

@@ -150,6 +150,18 @@ def test_the_same_seed_gives_the_same_file_and_labels_are_not_read(
     assert files[0] == files[1] != files[2]
 
 
+def test_conditional_gates_learn_without_labels(data: Dataset, small: nn.Module) -> None:
+    shuffled = replace(data, y_train=data.y_train[::-1].copy())
+    budgets = (Budget("smart", 0.4),)
+    gates = []
+    for source in (data, shuffled):
+        model, _ = trained.convert_trained(as_trained(small), source, CONFIG, WIDTHS, (), QUIET, budgets)
+        point = model.points[0]
+        assert point.gate is not None and len(point.branches) >= 2 and scores(model)["smart"] == point.score
+        gates.append((point.gate.weights, point.gate.bias))
+    assert gates[0] == gates[1]
+
+
 def test_a_short_fine_tune_helps_where_calibration_does_not_suffice(data: Dataset, small: nn.Module) -> None:
     calibrated, _ = trained.convert_trained(as_trained(small), data, CONFIG, WIDTHS, (), QUIET)
     config = replace(CONFIG, finetune=TrainConfig(6, 32, 2e-3, rounding_from=0.0))
