@@ -1,6 +1,7 @@
 """Training's integer simulation and the reference engine agree on every logit; benchmarks.contract runs many more."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
