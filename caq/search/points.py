@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,4 +48,4 @@ def with_point(
     grown = model.replace(parameters=parameters, points=(*model.points, point))
     engine = Engine(grown)
     found = score(engine, engine.build(assignment, row), x_test, y_test)
-    return replace(grown, points=(*model.points, point._replace(score=round(found, 6))))
+    return grown.replace(points=(*model.points, point._replace(score=round(found, 6))))
