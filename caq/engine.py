@@ -19,9 +19,10 @@ from caq.conditional import Branch, ConditionalGate
 from caq.errors import AssignmentError, ConfigError, DataError, nearest
 from caq.graph import Assignment, LayerWidths
 from caq.model import Model, OperatingPoint
-from caq.native import NativePlan, Program, Tables
+from caq.native import NativePlan, Tables
 from caq.native import softmax as native_softmax
 from caq.plan import build_plan
+from caq.program import Program
 from caq.quant import plane_bytes
 from caq.scaling import check_finite
 

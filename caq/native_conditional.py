@@ -11,7 +11,8 @@ import numpy as np
 
 from caq.conditional import ConditionalGate
 from caq.graph import Assignment
-from caq.native import NativePlan, Program, Tables, ffi, lib
+from caq.native import NativePlan, Tables
+from caq.program import Program, ffi, lib
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

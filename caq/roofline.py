@@ -30,8 +30,9 @@ from caq.engine import Engine
 from caq.errors import ConfigError
 from caq.graph import Graph, LayerWidths, Op, Shape
 from caq.model import Model, OperatingPoint
-from caq.native import NativePlan, Program, Tables, isa_names
+from caq.native import NativePlan, Tables
 from caq.plan import Parameters
+from caq.program import Program, isa_names
 from caq.quant import plane_bytes
 from caq.scaling import InputScaling
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from caq import native
+from caq import program
 from caq.artifact import dumps, loads, save
 from caq.conditional import MAX_BRANCHES, ConditionalGate, choose, gate_cost, mean_cost
 from caq.engine import Engine
@@ -52,7 +52,7 @@ def disagreements(m: Model, count: int = 6, seed: int = 0) -> tuple[list[str], i
 
 @pytest.fixture(autouse=True)
 def four_cpus(monkeypatch):
-    monkeypatch.setattr(native, "cpus", lambda: 4)
+    monkeypatch.setattr(program, "cpus", lambda: 4)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])

@@ -19,20 +19,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from caq import native
+from caq import native, program
 from caq.engine import Engine
 from caq.errors import CaqError, ConfigError, DataError, SchemaError
 from caq.graph import Assignment, Graph, Op, Shape
 from caq.kernels import reference as reference_kernels
 from caq.model import Model, OperatingPoint
-from caq.native import NativePlan, Program, Tables
+from caq.native import NativePlan, Tables
 from caq.plan import build_plan
+from caq.program import Program
 from caq.scaling import InputScaling
 from tests import models
 
 SOAK = bool(os.environ.get("CAQ_SOAK"))
 WIDTHS = (2, 3, 4, 5, 6, 8)
-ISAS = [name for name, reason in native.isa_names().items() if not reason]
+ISAS = [name for name, reason in program.isa_names().items() if not reason]
 SIGNED, RELU, WIDE = (-128, 127), (0, 255), (-(2**15), 2**15 - 1)
 Samples = NDArray[np.generic]
 
@@ -43,7 +44,7 @@ Samples = NDArray[np.generic]
 @pytest.fixture(autouse=True)
 def four_cpus(monkeypatch):
     """As many threads as tests ask for, whatever this machine has."""
-    monkeypatch.setattr(native, "cpus", lambda: 4)
+    monkeypatch.setattr(program, "cpus", lambda: 4)
 
 
 def samples(m: Model, count: int, seed: int = 0) -> Samples:
@@ -419,24 +420,24 @@ def test_random_graphs():
 
 
 def test_the_environment_chooses_the_instruction_set(monkeypatch):
-    names = list(native.isa_names())
+    names = list(program.isa_names())
     for name in ISAS:
         monkeypatch.setenv("CAQ_ISA", name)
-        program = Engine(models.tiny()).program
-        assert program is not None and names[program.isa] == name
+        chosen = Engine(models.tiny()).program
+        assert chosen is not None and names[chosen.isa] == name
         given = Engine(models.tiny(), isa="portable").program
         assert given is not None and names[given.isa] == "portable"
     monkeypatch.setenv("CAQ_ISA", "")
-    assert names[native.choose_isa()] == ISAS[-1]
+    assert names[program.choose_isa()] == ISAS[-1]
     monkeypatch.delenv("CAQ_ISA")
-    assert names[native.choose_isa()] == ISAS[-1]
+    assert names[program.choose_isa()] == ISAS[-1]
 
 
 def test_instruction_sets_that_do_not_run_here(monkeypatch):
     monkeypatch.setattr(
-        native, "isa_names", lambda: {"portable": "", "avx2": "this CPU does not have it", "neon": "not built"}
+        program, "isa_names", lambda: {"portable": "", "avx2": "this CPU does not have it", "neon": "not built"}
     )
-    assert native.choose_isa() == 0
+    assert program.choose_isa() == 0
     for name, reason in {"avx2": "this CPU does not have it", "neon": "not built", "sse9": "unknown"}.items():
         monkeypatch.setenv("CAQ_ISA", name)
         with pytest.raises(ConfigError, match=f"^instruction set '{name}': {reason}; choose one of portable$"):

@@ -24,8 +24,8 @@ from caq.engine import Engine
 from caq.errors import ConfigError, IntegrityError
 from caq.graph import Graph, LayerWidths, Op
 from caq.model import Model
-from caq.native import aligned_empty
 from caq.pages import HUGE_BYTES, block
+from caq.program import aligned_empty
 from policies import ThresholdPolicy
 from tests import models
 

@@ -14,8 +14,9 @@ import numpy as np
 from caq.errors import SchemaError
 from caq.graph import Assignment, Graph
 from caq.model import Model
-from caq.native import NativePlan, Program, Tables
+from caq.native import NativePlan, Tables
 from caq.plan import Parameters, affine
+from caq.program import Program
 from caq.quant import TOP_WIDTH, plane_bytes
 
 if TYPE_CHECKING:

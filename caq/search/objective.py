@@ -9,8 +9,9 @@ import numpy as np
 from caq.calibration import NormEstimator
 from caq.graph import Assignment
 from caq.model import Model
-from caq.native import NativePlan, Program, Tables
+from caq.native import NativePlan, Tables
 from caq.plan import Parameters
+from caq.program import Program
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from caq import artifact, native
+from caq import artifact, program
 from caq.cli import doctor
 from caq.cli.output import Output
 from caq.cli.points import explain_points
@@ -193,7 +193,7 @@ def test_doctor(files, call, monkeypatch):
 def test_doctor_says_which_instruction_set_runs_and_why(call, monkeypatch):
     monkeypatch.delenv("CAQ_ISA", raising=False)
     sets = {row["name"]: row for row in call("doctor", "--json").json["instruction_sets"]}
-    assert {name: row["reason"] for name, row in sets.items()} == native.isa_names()
+    assert {name: row["reason"] for name, row in sets.items()} == program.isa_names()
     runs = [name for name, row in sets.items() if row["runs"]]
     assert "portable" in runs and all(row["runs"] == (not row["reason"]) for row in sets.values())
 
@@ -209,22 +209,22 @@ def test_doctor_says_which_instruction_set_runs_and_why(call, monkeypatch):
 
 
 def test_doctor_names_what_the_cpu_lacks(call, monkeypatch):
-    sets = {"portable": "", "avx2": "", "avx512vnni": native.CPU_LACKS, "neon": native.NOT_BUILT}
-    monkeypatch.setattr(native, "isa_names", lambda: sets)
+    sets = {"portable": "", "avx2": "", "avx512vnni": program.CPU_LACKS, "neon": program.NOT_BUILT}
+    monkeypatch.setattr(program, "isa_names", lambda: sets)
     features = {"avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
     monkeypatch.setattr(doctor, "cpu_features", lambda: features)
     monkeypatch.setenv("CAQ_ISA", "avx512vnni")
     found = call("doctor", "--json").json
     lacks = {row["name"]: row["lacks"] for row in found["instruction_sets"]}
     assert lacks == {"portable": [], "avx2": [], "avx512vnni": ["avx512vbmi", "avx512_vnni"], "neon": []}
-    assert f"{native.CPU_LACKS}; choose one of portable, avx2" in found["engine"]
-    assert f"{native.CPU_LACKS}: avx512vbmi, avx512_vnni\n" in call("doctor").out
+    assert f"{program.CPU_LACKS}; choose one of portable, avx2" in found["engine"]
+    assert f"{program.CPU_LACKS}: avx512vbmi, avx512_vnni\n" in call("doctor").out
     features.clear()  # /proc/cpuinfo cannot be read
     assert all(row["lacks"] == [] for row in call("doctor", "--json").json["instruction_sets"])
 
 
 def test_features_of_instruction_sets_that_run_here():
-    names = native.isa_names()
+    names = program.isa_names()
     assert set(doctor.FEATURES) == set(names) - {"portable"}
     found = doctor.cpu_features()
     for name in (name for name, reason in names.items() if not reason and name not in ("portable", "neon")):

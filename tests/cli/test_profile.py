@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from caq import native, roofline
+from caq import program, roofline
 from caq.artifact import save
 from caq.engine import Engine
 from caq.errors import ConfigError
@@ -14,7 +14,7 @@ from caq.roofline import Machine, last_level_cache, measure_machine, profile
 from tests import models
 from tests.conditional_models import with_gate
 
-ISAS = [name for name, reason in native.isa_names().items() if not reason]
+ISAS = [name for name, reason in program.isa_names().items() if not reason]
 FAST = ("--seconds", "0.01")
 #: Slow enough at both that either bounds some steps of a small model.
 A_MACHINE = Machine("any", 1e9, ((1000, 2e9), (100_000, 1e9)))
