@@ -94,11 +94,11 @@ class Manifest(NamedTuple):
             raise SchemaError(f"sets: {sets} parameter sets, not {len(graph.widths)} to {MAX_SETS}")
         samples = as_count(data["samples"], "samples")
         rows = as_list(data["points"], "points", MAX_POINTS)
+        if (branches := sum(map(_branches_in, rows))) > MAX_POINTS:
+            raise SchemaError(f"points: {branches} branches in all, at most {MAX_POINTS}")
         points = tuple(_point_from_json(f"points[{i}]", p, graph, task, samples, sets) for i, p in enumerate(rows))
         if not points or len({p.name for p in points}) != len(points):
             raise SchemaError("points: at least one, and each of its own name")
-        if (branches := sum(len(p.branches) for p in points)) > MAX_POINTS:
-            raise SchemaError(f"points: {branches} branches in all, at most {MAX_POINTS}")
         labels = tuple(as_text(v, "labels", MAX_NAME) for v in as_list(data["labels"], "labels", MAX_LABELS))
         if labels and len(labels) != math.prod(graph.shapes[-1]):
             raise SchemaError(f"labels: {len(labels)} for {math.prod(graph.shapes[-1])} outputs")
@@ -173,6 +173,14 @@ def _point_from_json(at: str, data: object, graph: Graph, task: str, samples: in
     if score > 1 or (score < 0 and task == "classify"):
         raise SchemaError(f"{at}.score: {score} is no {TASKS[task]}")
     return OperatingPoint(name, assignment, score, TASKS[task], samples, cost, own_set, gate)
+
+
+def _branches_in(row: object) -> int:
+    """How many ways to compute an inference a point claims to have, before anything of it is checked."""
+    match row:
+        case [_, {"branches": [*branches]}, _]:
+            return len(branches)
+    return 1
 
 
 def _gate_from_json(at: str, data: object, graph: Graph, samples: int, sets: int) -> ConditionalGate:

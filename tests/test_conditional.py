@@ -196,6 +196,10 @@ def test_costs_are_means_over_the_scored_samples_and_count_the_gate():
     alike = point.gate._replace(branches=tuple(b._replace(taken=7) for b in point.branches))
     assert mean_cost(graph, unmeasured) == mean_cost(graph, alike)
     assert point._replace(samples=0, gate=unmeasured).shares == (1 / 3,) * 3
+    moved = point._replace(samples=4).measured(graph, [4, 0, 0])
+    alone = graph.cost(point.branches[0].assignment)
+    assert moved.shares == (1.0, 0.0, 0.0) and moved.cost.macs == alone.macs + own.macs
+    assert moved.cost.bit_macs == alone.bit_macs + own.bit_macs
 
 
 BAD = {
