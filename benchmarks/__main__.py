@@ -29,7 +29,7 @@ BENCHMARKS = [
 #: --data, --model, --epochs and what else the benchmarks of TRAININGS are run with.
 DATA_SETS = ["digits resnet8 20", "{data}/usc_had.npz resnet8 6", "{data}/kws12.npz ds_cnn 12 --domain 0"]
 #: Module, and arguments beside those.
-TRAININGS = ["accuracy --alone", "pareto", "post_training", "conditional", "training_cost"]
+TRAININGS = ["accuracy --alone", "pareto", "post_training", "conditional"]
 CONVERTED = ["calibration", "convert"]
 
 
