@@ -105,7 +105,8 @@ def as_recorded(real: Sequence[Trace], seed: int) -> list[Trace]:
                 columns["screen_brightness"][:] = np.nan
             alive = columns["state_of_charge"] > 0
             kept = {name: column[alive] for name, column in columns.items()}
-            traces.append(Trace(trace.times_s[alive], kept, "simulators.traces.phone_days", True))
+            if alive.any():
+                traces.append(Trace(trace.times_s[alive], kept, "simulators.traces.phone_days", True))
     return traces
 
 

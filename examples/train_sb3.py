@@ -1,7 +1,7 @@
 """Trains PPO of stable-baselines3 on caq/BatteryTrace-v0, and compares it with every fixed operating point.
 
 pip install -c constraints.txt 'caq[rl]'
-python examples/train_sb3.py [--steps 100000]
+python examples/train_sb3.py [--steps 200000]
 """
 
 import argparse
@@ -25,11 +25,11 @@ def day_return(env, policy):
 
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--steps", type=int, default=100_000)
+parser.add_argument("--steps", type=int, default=200_000)
 steps = parser.parse_args().steps
 
-train = make_vec_env("simulators:caq/BatteryTrace-v0", 8, seed=0)
-model = PPO("MlpPolicy", train, n_steps=288, batch_size=288, gamma=0.995, seed=0, device="cpu")
+train = make_vec_env("simulators:caq/BatteryTrace-v0", 16, seed=0)
+model = PPO("MlpPolicy", train, n_steps=144, batch_size=256, learning_rate=2e-3, gamma=0.98, seed=0, device="cpu")
 model.learn(steps)
 
 unseen = scenario(days=episodes(64, first=10_000, requests_per_s=30.0))  # devices that it was not trained on

@@ -41,7 +41,7 @@ from caq.costs import Profile, Source, load_profile
 from caq.costs.profile import SOURCES
 from caq.errors import AssignmentError, ConfigError, nearest
 from caq.model import Model
-from caq.native import Program
+from caq.program import Program
 from caq.strict_yaml import Fields, read
 
 PROFILES = Path(__file__).parent / "profiles"

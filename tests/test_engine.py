@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,7 +127,7 @@ def test_a_prefix_serves_the_narrow_points_alike(tmp_path, dtype):
     narrow = m.graph.uniform(2)
     own = m.points[0]._replace(name="own", assignment=narrow, cost=m.graph.cost(narrow), parameter_set=3)
     path = tmp_path / "m.caq"
-    path.write_bytes(dumps(replace(m, points=(*m.points, own))))
+    path.write_bytes(dumps(m.replace(points=(*m.points, own))))
     whole = Engine(path)
     x = models.samples(m, 6)
     for width, names in (
@@ -259,10 +258,10 @@ def test_plans_and_loaded_models_are_read_only():
     arrays += model.scaling.to_arrays().values()
     for name in engine.points:
         engine.select(name)
-        own = list(arrays_of(engine.plan.plan))
+        own = list(arrays_of(engine.plan.plans[0]))
         assert len(own) > 6 * len(model.graph.layers)
         arrays += own
-    assert any(step.narrow is not None for step in engine.plan.plan.steps)
+    assert any(step.narrow is not None for step in engine.plan.plans[0].steps)
     for array in arrays:
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0

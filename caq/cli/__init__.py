@@ -13,13 +13,14 @@ import sys
 from collections.abc import Sequence
 
 import caq
-from caq.cli import convert, cost, demo, doctor, evaluate, fleet, info, profile, record, run, simulate, train
+from caq.cli import convert, cost, demo, doctor, evaluate, fleet, info, profile, record, run, search, simulate, train
 from caq.cli.output import Output
 from caq.errors import CaqError
 
 COMMANDS = {
     "train": train,
     "convert": convert,
+    "search": search,
     "eval": evaluate,
     "info": info,
     "cost": cost,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from caq.cli.arguments import add_artifact, add_data, positive, whole
 from caq.cli.inputs import test_samples
 from caq.cli.output import Output, percent
-from caq.cli.points import bits_by_layer
+from caq.cli.points import bits_by_layer, describe_widths
 from caq.cli.replay import describe_switch, replay
 from caq.context import ContextMonitor, RecordedContext
 from caq.engine import Engine
@@ -81,7 +81,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
             "point": p["point"],
             "inferences": p["inferences"],
             "accuracy": "-" if p["accuracy"] is None else f"{p['accuracy']:.4f}",
-            **bits_by_layer(p["widths"]),
+            **bits_by_layer(p),
         }
         for p in points
     ]
@@ -149,7 +149,7 @@ class Tally:
                 "point": name,
                 "inferences": self._ran[name],
                 "accuracy": self._share(self._right[name], self._ran[name]),
-                "widths": [str(pair) for pair in point.assignment],
+                **describe_widths(self._engine.model.graph, point),
             }
             for name, point in self._engine.points.items()
             if name in self._ran

@@ -68,7 +68,8 @@ class Days:
 def phone_days(devices: int, days: int = 1, seed: int = 0, first: int = 0, model: PhoneModel | None = None) -> Days:
     """Generates `days` whole days of the devices numbered from `first` on, beginning at midnight.
 
-    A device depends on `seed` and its number alone: it is the same in whatever company it is generated.
+    A device depends on `seed` and its number alone: it is the same in whatever company it is generated, and its first
+    days are the same however many follow.
     model: by default the one that comes with this package. Raises ConfigError if there is nothing to generate.
     """
     if devices < 1 or days < 1 or first < 0:
@@ -94,10 +95,12 @@ def _block(model: PhoneModel, devices: range, steps: int, seed: int) -> dict[str
     normal = np.empty((n, total, 5), np.float32)
     own = np.empty((n, 8))
     for at, device in enumerate(devices):
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(device,)))
-        own[at] = rng.standard_normal(8)
-        rng.standard_exponential(dtype=np.float32, out=chance[at])
-        rng.standard_normal(dtype=np.float32, out=normal[at])
+        # A stream each, so that the first of many days are those of fewer.
+        streams = np.random.SeedSequence(seed, spawn_key=(device,)).spawn(3)
+        first, second, third = (np.random.default_rng(stream) for stream in streams)
+        own[at] = first.standard_normal(8)
+        second.standard_exponential(dtype=np.float32, out=chance[at])
+        third.standard_normal(dtype=np.float32, out=normal[at])
     # By minute first, so that the loops over minutes read whole rows.
     chance, normal = (np.ascontiguousarray(np.moveaxis(drawn, 0, -1)) for drawn in (chance, normal))
     own = own.T

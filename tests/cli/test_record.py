@@ -80,7 +80,9 @@ def test_a_file_that_exists_is_refused_or_appended_to(sensors, tmp_path, call):
 @contextmanager
 def recording_forever(path):
     """A process that has recorded three rows and goes on."""
-    code = "import sys; from caq.cli import main; sys.exit(main(sys.argv[1:]))"
+    # A shell may have started the tests with this signal ignored, which its children inherit.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from caq.cli import main; sys.exit(main(sys.argv[1:]))"
     argv = [sys.executable, "-c", code, "record", "--out", str(path), "--period", "0.02"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

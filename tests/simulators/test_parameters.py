@@ -12,7 +12,7 @@ BATTERIES, BOARDS = names(BatteryParameters), names(ThermalParameters)
 
 def test_what_is_shipped():
     assert BATTERIES == ["nasa-18650", "phone-4000mah", "sensor-500mah"]
-    assert BOARDS == ["atlas-200", "raspberry-pi-4"]
+    assert BOARDS == ["atlas-200", "camera", "raspberry-pi-4"]
 
 
 @pytest.mark.parametrize("name", BATTERIES)
@@ -27,7 +27,7 @@ def test_batteries_are_plausible_and_round_trip(name, tmp_path):
 @pytest.mark.parametrize("name", BOARDS)
 def test_boards_are_plausible_and_round_trip(name, tmp_path):
     found = load_thermal(name)
-    assert 10 < found.ambient_c < 35 and 2 < sum(found.resistance_k_per_w) < 15
+    assert 10 < found.ambient_c < 35 and 2 < sum(found.resistance_k_per_w) < 30
     write(found, tmp_path / "again.yaml", "written by a test")
     assert load_thermal(tmp_path / "again.yaml") == found
 
