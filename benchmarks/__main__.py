@@ -23,6 +23,7 @@ def commands(data: Path | None, models: Path | None) -> list[list[str]]:
         ["benchmarks.memory"],
         ["benchmarks.bench_engine", "--plot"],
         ["benchmarks.environments"],
+        ["benchmarks.policies", "--plot"],
         [accuracy, "--data", "digits", "--model", "resnet8", "--epochs", "20", "--alone", "--bars"],
     ]
     sets = {

@@ -90,7 +90,7 @@ def save(model: Any, path: Path) -> None:
 
 
 def train(algorithm: ModuleType, run: Run, arguments: Any = None) -> tuple[Network, list[tuple[int, float]]]:
-    """The network that did best on the validation devices, and (steps, return) of each look at them.
+    """The network that did best on the validation devices in this run, and (steps, return) of each look at them.
 
     A run that goes on keeps weights, optimizer and step count; its days are drawn anew, and DQN's memory starts empty.
     Raises TrainingError on a checkpoint that is done, or cannot be read.
