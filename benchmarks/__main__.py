@@ -20,6 +20,7 @@ BENCHMARKS = [
     ("memory", ()),
     ("bench_engine --plot", ()),
     ("environments", ()),
+    ("policies --plot", ()),
     ("device_costs --plot", ("device_costs",)),
     ("battery", ("li_ion_nasa",)),
     ("thermal", ("thermal_power_tiansuan",)),

@@ -2,7 +2,7 @@
 
     oracle = Oracle(scenario, days)                # (N,) rows of scenario.days
     oracle.value(state_of_charge)                  # (N,) what the days can return
-    oracle.choose(world)                           # (N,) points, in a world that has come to step world.t
+    oracle.choose(world, current)                  # (N,) points, in a world that has come to step world.t
 
 The state is charge on an even grid, whether the device is on, and the active point, for a switch costs. Between grid
 points the value is a line. What else a world's state has is not searched but put where it settles: the RC pair and the
@@ -11,6 +11,9 @@ resistance a little and throttling is far; ageing none, since it takes months. T
 `simulators.world.advance`, the world's own. In following its plan the oracle looks one step ahead from the true state,
 so what that returns is no estimate, but what a policy that knew the day did return: the score that others are held
 against. How far it is from the plan's own value, and from that of a finer grid, is measured in `benchmarks.policies`.
+
+Where devices throttle, or requests wait from one step to the next, its plan need not be the best: on days of 70 °C or
+of far more requests than a device can serve, a fixed point may beat it.
 """
 
 from __future__ import annotations

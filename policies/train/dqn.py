@@ -15,7 +15,7 @@ ACTIVATION = "relu"
 
 @dataclass(frozen=True)
 class Arguments:
-    """Chosen on validation devices."""
+    """First guesses, not tuned."""
 
     devices: int = 128  #: that are played side by side
     rate: float = 1e-3  #: of learning, falls to a tenth in a line

@@ -55,9 +55,12 @@ class _Look(BaseCallback):
         self.look()
 
     def _on_step(self) -> bool:
-        if self.num_timesteps >= self._due or self.num_timesteps >= self.run_.steps:
+        if self.num_timesteps >= self._due:
             self.look()
         return True
+
+    def _on_training_end(self) -> None:
+        self.look()
 
     def look(self) -> None:
         self._due = self.num_timesteps + self.run_.evaluate_every
@@ -87,7 +90,7 @@ def save(model: Any, path: Path) -> None:
 
 
 def train(algorithm: ModuleType, run: Run, arguments: Any = None) -> tuple[Network, list[tuple[int, float]]]:
-    """The network that did best on the validation devices, and (steps, return) of each look at them.
+    """The network that did best on the validation devices in this run, and (steps, return) of each look at them.
 
     A run that goes on keeps weights, optimizer and step count; its days are drawn anew, and DQN's memory starts empty.
     Raises TrainingError on a checkpoint that is done, or cannot be read.
@@ -109,7 +112,7 @@ def train(algorithm: ModuleType, run: Run, arguments: Any = None) -> tuple[Netwo
         if hasattr(algorithm, "imitate"):
             algorithm.imitate(model, *paced(scenario), run.seed)
     done = model.num_timesteps
-    looks = 1 - (done - run.steps) // run.evaluate_every
+    looks = 2 + (run.steps - done) // run.evaluate_every
     with progress(f"training {model.__class__.__name__}", looks) as advance:
         look = _Look(algorithm, run, days_of("validation", VALIDATION_DEVICES), advance)
         model.learn(run.steps - done, callback=look, reset_num_timesteps=not resumed, log_interval=1)
