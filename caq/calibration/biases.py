@@ -4,10 +4,10 @@ A bias b is added to the outputs z of each class, so that the answers fit the la
 
     minimize    sum over samples of w (log sum exp(z + b) - (z + b)[y]) + b A b / 2 - c b
 
-(Guo et al., "On calibration of modern neural networks", 2017, vector scaling with biases alone). It is convex, and has as
-many unknowns as there are classes, so a few Newton steps on outputs that one forward pass gave solve it. A and c stand
-for samples that are not kept: the sum above for each batch that was, to second order about the biases that were found
-then (Laplace's approximation, as in online Bayesian learning), besides a prior that draws b to the factory's.
+(Guo et al., "On calibration of modern neural networks", 2017, vector scaling with biases alone). It is convex, and has
+as many unknowns as there are classes, so a few Newton steps on outputs that one forward pass gave solve it. A and c
+stand for samples that are not kept: the sum above for each batch that was, to second order about the biases that were
+found then (Laplace's approximation, as in online Bayesian learning), besides a prior that draws b to the factory's.
 
 S sets, K classes, N samples.
 """

@@ -6,7 +6,7 @@ without a bit of another's answers changing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -54,11 +54,19 @@ def coded(model: Model) -> Model:
     return model.replace(scaling=scaling, sample_shape=model.graph.input_shape, points=())
 
 
-def logits(model: Model, sets: tuple[ParameterSet, ...], x: NDArray[np.int16]) -> dict[str, NDArray[np.float64]]:
-    """The real outputs (N, classes) of a model that is `coded`, at each of some sets, by their names."""
-    program = Program(model)
-    plans = {s.name: NativePlan(program, Tables(program, s.assignment, s.row)) for s in sets}
-    return {name: run(plan, x) * float(model.parameters.steps[-1]) for name, plan in plans.items()}
+def logits(
+    model: Model, sets: tuple[ParameterSet, ...], x: NDArray[np.int16], check: Callable[[], None] = lambda: None
+) -> dict[str, NDArray[np.float64]]:
+    """The real outputs (N, classes) of a model that is `coded`, at each of some sets, by their names.
+
+    check: called before each set, and may raise.
+    """
+    program, found = Program(model), {}
+    for which in sets:
+        check()
+        plan = NativePlan(program, Tables(program, which.assignment, which.row))
+        found[which.name] = run(plan, x) * np.float64(model.parameters.steps[-1])
+    return found
 
 
 def run(plan: NativePlan, x: NDArray[np.int16]) -> NDArray[np.int16]:
