@@ -1,4 +1,4 @@
-"""Protocols of continual calibration on real data, and the models that they begin with (for benchmarks.calibrate_stream).
+"""Protocols of continual calibration on real data, with their models (for benchmarks.calibrate_stream).
 
 usc_had: a model of a few people streams another one. Half of a person's windows, drawn by whole trials so that
 neighbouring windows do not lie on both sides, is the stream, in 10 batches of shuffled windows; the other half is what

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from caq.calibration.guard import Limits
 from caq.calibration.state import MAX_STATE_BYTES
@@ -10,6 +10,9 @@ from caq.errors import ConfigError
 
 #: What there is, from the cheapest.
 RUNGS = ("statistics", "biases")
+#: Wider than the guard's own: a slice of a small core set has two or three samples of a class, and a dozen of the
+#: factory's, of which one is lost by chance.
+LIMITS = Limits(class_=0.5, factory=0.05)
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,12 @@ class CalibratorConfig:
 
     rungs: tuple[str, ...] = RUNGS
     guarded: bool = True
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = LIMITS
     prior: float = 64.0
     memory: float = 200.0
     bias_prior: float = 1.0
     bias_memory: float = 400.0
-    core_weight: float = 1.0
+    core_weight: float = 3.0
     confidence: float = 0.8
     keep: float = 0.5
     batch: int = 20

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import caq
-from caq.cli import convert, cost, demo, doctor, evaluate, info, profile, record, run, search, train
+from caq.cli import calibrate, convert, cost, demo, doctor, evaluate, info, profile, record, run, search, train
 from caq.cli.output import Output
 from caq.errors import CaqError
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "train": train,
     "convert": convert,
     "search": search,
+    "calibrate": calibrate,
     "eval": evaluate,
     "info": info,
     "cost": cost,
