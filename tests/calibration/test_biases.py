@@ -14,7 +14,7 @@ from tests import models
 def made(count=200, seed=0):
     rng = np.random.default_rng(seed)
     z = rng.normal(0, 2, (count, 4))
-    odds = np.exp(z + [0, 1.5, -1, 0])
+    odds = np.exp(z + np.array([0, 1.5, -1, 0]))
     y = np.array([rng.choice(4, p=p) for p in odds / odds.sum(1, keepdims=True)])
     return z, y
 

@@ -1,4 +1,4 @@
-"""The calibrator: what helps is promoted, what harms is not, restarts change no bit, budgets hold, kill -9 is survived."""
+"""The calibrator: what helps is promoted, what harms is not; restarts change no bit, budgets hold, kill -9 is safe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 import caq
 from caq.calibration.calibrator import Calibrator, count_misses, make_core
-from caq.calibration.config import LIMITS, CalibratorConfig
+from caq.calibration.config import CalibratorConfig
 from caq.calibration.judge import held_out
 from caq.calibration.sets import coded, parameter_sets
 from caq.engine import Engine
@@ -60,11 +60,12 @@ def fed(calibrator, x, y, batch=40):
 
 def test_a_drifted_stream_with_labels_is_followed(world):
     model, core, x, y = world
-    before = accuracy(model, x, y)
+    before = accuracy(model, x[160:], y[160:])
     calibrator = fed(Calibrator(model, core), x[:160], y[:160])
     promoted = [record for record in calibrator.history if record["promoted"]]
     assert promoted and calibrator.steps == 4
-    assert accuracy(calibrator.model, x[160:], y[160:]).mean() > before.mean() + 0.1
+    after = accuracy(calibrator.model, x[160:], y[160:])
+    assert after.mean() > before.mean() + 0.03 and after[2] > before[2] + 0.1
     assert parameters_of(calibrator.model) != parameters_of(model)
     assert {"what", "promoted", "reasons", "accuracy_before", "accuracy_after", "bytes", "ms"} <= set(promoted[0])
 
@@ -78,21 +79,20 @@ def test_labels_are_not_needed_for_the_first_rung(world):
 
 
 def test_a_harmful_batch_is_rolled_back(world):
-    model, core, x, y = world
+    model, core, *_ = world
     clean = models.samples(model, 120, seed=2)
     engine = Engine(model)
     engine.select("w8a8")
     good, wrong = engine.run(clean).argmax(1), np.zeros(120, np.int64)  # every label says class 0
-    batch = np.flatnonzero(good != 0)[:40]
-    free = Calibrator(model, core, config=CalibratorConfig(guarded=False))
+    batch, before = np.flatnonzero(good != 0)[:40], accuracy(model, clean, good)
+    eager = CalibratorConfig(rungs=("biases",), bias_prior=1e-6, core_weight=1e-6)
+    free = Calibrator(model, core, config=replace(eager, guarded=False))
     free.partial_fit(clean[batch], wrong[batch])
-    assert accuracy(free.model, clean, good).mean() < accuracy(model, clean, good).mean() - 0.1  # it does harm
-    # Only the core's own samples can tell, so the batch's count is limited to few that are held out.
-    guarded = Calibrator(model, core, config=CalibratorConfig(limits=replace(LIMITS, factory=0.0)))
-    result = guarded.partial_fit(clean[batch], wrong[batch])
-    refused = [record for record in result.records if not record["promoted"]]
-    assert refused and all(record["reasons"] for record in refused)
-    assert accuracy(guarded.model, clean, good).mean() > accuracy(model, clean, good).mean() - 0.02
+    assert accuracy(free.model, clean, good).mean() < before.mean() - 0.2
+    guarded = Calibrator(model, core, config=eager)
+    (record,) = guarded.partial_fit(clean[batch], wrong[batch]).records
+    assert not record["promoted"] and any("factory loses" in reason for reason in record["reasons"])
+    assert parameters_of(guarded.model) == parameters_of(model)
 
 
 def test_sets_that_are_not_named_in_the_record_keep_every_bit(world):
@@ -157,18 +157,19 @@ class Clock:
 
 def test_a_budget_of_time_ends_a_step_and_later_ones_go_on(world):
     model, core, x, y = world
-    unlimited = Calibrator(model, core, clock=Clock()).partial_fit(x[:40], y[:40]).ms
-    turns = set()
+    ample = CalibratorConfig(max_ms=1e9)
+    unlimited = Calibrator(model, core, config=ample, clock=Clock()).partial_fit(x[:40], y[:40]).ms
+    turns, late = set(), 0
     for most in (1, 5, 20, 50, 100):
         calibrator = Calibrator(model, core, config=CalibratorConfig(max_ms=most), clock=Clock())
         for start in range(0, 240, 40):
             part = slice(start, start + 40)
             result = calibrator.partial_fit(x[part], y[part])
-            assert result.ms < most + 15 < unlimited + 15  # what is asked after time is over, and the bookkeeping
+            assert result.ms < most + 15  # what looks at the clock besides work: each rung, and the end of the step
             turns.add(calibrator._learnt.turn)
+            late += sum("time was over" in reason for r in result.records for reason in r["reasons"])
         assert calibrator.steps == 6 and calibrator.core.seen == 240
-    assert len(turns) > 1  # so every set has its turn
-    assert any("time was over" in reason for r in calibrator.history for reason in r["reasons"]) or most > unlimited
+    assert unlimited > 40 and late > 5 and len(turns) > 1  # so it was short, and every set has its turn
 
 
 def test_a_budget_of_bytes_is_kept(world, artifact, tmp_path):
