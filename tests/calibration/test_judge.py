@@ -35,7 +35,7 @@ def one_class(model, row):
 
 
 def test_a_set_that_is_harmed_is_left_out(world):
-    model, core, stream = world
+    model, *_ = world
     sets = parameter_sets(model)
     found = judge(world, np.full(60, -1))(model.parameters, one_class(model, 2), sets, NEVER)
     assert found is not None and found.sets == tuple(s for s in sets if s.row != 2)
@@ -43,7 +43,7 @@ def test_a_set_that_is_harmed_is_left_out(world):
 
 
 def test_labels_are_made_up_where_all_are_confident_and_nowhere_else(world):
-    model, core, stream = world
+    model, *_ = world
     sets = parameter_sets(model)[2:3]
     counts = []
     for confidence in (0.4, 0.8, 0.999, 1.0):
@@ -56,7 +56,7 @@ def test_labels_are_made_up_where_all_are_confident_and_nowhere_else(world):
 
 
 def test_time_can_end_it(world):
-    model, core, stream = world
+    model, *_ = world
     with pytest.raises(OutOfTime):
         judge(world, np.full(60, -1))(
             model.parameters, model.parameters, parameter_sets(model), Deadline(0.0, lambda: 1.0)
