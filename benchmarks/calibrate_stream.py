@@ -4,8 +4,8 @@
 
 DATA has usc_had/ and speech_commands_kws12/; benchmarks.calibrate_streams says what the streams are, and on which of
 them choices were made (--dev shows those). Methods: none; bn, batch norm re-estimated from each batch, without labels
-and without a guard; ladder, with labels; biases, its second rung alone; unlabelled, the ladder
-without labels. Accuracies are in %, of the target's test half
+and without a guard; ladder, with labels; biases, its second rung alone; unguarded, the ladder
+without its guard; unlabelled, the ladder without labels. Accuracies are in %, of the target's test half
 and of the source's after the last batch of each phase, mean over streams and seeds. Models are kept in --cache.
 """
 
@@ -39,6 +39,7 @@ METHODS: dict[str, tuple[CalibratorConfig, bool] | None] = {
     "bn": (CalibratorConfig(rungs=("statistics",), guarded=False), False),
     "unlabelled": (CalibratorConfig(), False),
     "biases": (CalibratorConfig(rungs=("biases",)), True),
+    "unguarded": (CalibratorConfig(guarded=False), True),
     "ladder": (CalibratorConfig(), True),
 }
 

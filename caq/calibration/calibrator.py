@@ -15,9 +15,9 @@ own. Sets that answer worse on the guard's slice are left out, and the guard jud
 (caq.calibration.guard). What it refuses is dropped; what rungs know of the stream stays, so that the next batch can do
 better. A rung that flips bits of weights is to stand above these.
 
-The guard's slice is samples of the core set, and of the batch, that no rung ever sees: which ones is drawn from their
-ids. Samples without a label get one for the slice, and for nothing else, if all sets together, before and after the
-change, are confident of it.
+The guard's slice is samples of the factory's core set, of the stream's in the core set and of the batch, that no rung
+ever sees: which ones is drawn from their ids. Samples without a label get one for the slice, and for nothing else, if
+all sets together, before and after the change, are confident of it.
 
 Nothing is changed in place: a step ends by swapping one reference to an immutable `Learnt`. It is durable before that,
 if there is a state folder. The same artifact, core set, configuration and stream give the same bits, also with restarts
@@ -30,6 +30,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -105,6 +106,8 @@ class Calibrator:
         # Statistics and the drift detector's reference come from the core set of the factory, even after a restart.
         anchor = core.take(np.flatnonzero(core.from_factory))
         self._coded = coded(self._factory)
+        limits, confidence = config.limits, config.confidence
+        self._judge = Judge(self._coded, anchor, seed=config.seed, limits=limits, confidence=confidence)
         self._ladder = Ladder(self._coded, self._sets, anchor, config)
         self._watch = Watch(anchor.x, config.seed)
         self._anchor = f"{zlib.crc32(anchor.x.tobytes() + anchor.y.tobytes()):08x}"
@@ -187,7 +190,7 @@ class Calibrator:
         begin, now = self._clock(), self._learnt
         config, x, y = self.config, now.pending, now.pending_y
         deadline = Deadline(None if config.max_ms is None else begin + config.max_ms / 1000, self._clock)
-        judge = Judge(self._coded, now.core, x, y, seed=config.seed, limits=config.limits, confidence=config.confidence)
+        judge = partial(self._judge, self._judge.slice_of(now.core, x, y))
         fit = ~held_out(now.core.seen + np.arange(len(x)), config.seed)
         new, entries = self._ladder.climb(now, x[fit], y[fit], judge, deadline)
         new = self._with_core(new, x, y, deadline)

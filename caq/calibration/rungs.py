@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from caq.calibration.biases import fit_biases, output_biases, output_layer, with
 from caq.calibration.config import CalibratorConfig
 from caq.calibration.core import UNLABELLED, CoreSet
 from caq.calibration.deadline import Deadline, OutOfTime
-from caq.calibration.judge import Judge, held_out
+from caq.calibration.judge import Judged, held_out
 from caq.calibration.learnt import Learnt, classes
 from caq.calibration.sets import ParameterSet, logits, with_row
 from caq.calibration.statistics import StatisticsRung
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Of the time that is left, what a rung may take to propose; the rest is for the judge, and for rungs above.
 _TO_PROPOSE = 0.5
+
+#: `Judge.__call__` on the step's slice.
+Judging = Callable[[Parameters, Parameters, tuple[ParameterSet, ...], Deadline], "Judged | None"]
 
 #: What a rung comes to: all that was learnt, the parameters that it proposes, and the sets that they are for.
 Proposal = tuple[Learnt, Parameters, tuple[ParameterSet, ...]]
@@ -42,7 +46,7 @@ class Ladder:
         self._x, self._y = anchor.x[fit].astype(np.int16), anchor.y[fit]
 
     def climb(
-        self, now: Learnt, x: NDArray[np.int8], y: NDArray[np.int16], judge: Judge, deadline: Deadline
+        self, now: Learnt, x: NDArray[np.int8], y: NDArray[np.int16], judge: Judging, deadline: Deadline
     ) -> tuple[Learnt, list[dict[str, Any]]]:
         """What is learnt from samples x (N, H, W, C), y (N,), and a record for each rung that proposed something."""
         records = []
@@ -97,7 +101,7 @@ class Ladder:
         now: Learnt,
         proposed: Parameters,
         sets: tuple[ParameterSet, ...],
-        judge: Judge,
+        judge: Judging,
         deadline: Deadline,
     ) -> tuple[Learnt, dict[str, Any]]:
         if not sets:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,8 @@ def world():
 
 def judge(world, y, confidence=0.8, limits=Limits()):  # noqa: B008
     model, core, stream = world
-    return Judge(model, core, stream, y, seed=0, limits=limits, confidence=confidence)
+    made = Judge(model, core, seed=0, limits=limits, confidence=confidence)
+    return partial(made, made.slice_of(core, stream, y))
 
 
 def one_class(model, row):
@@ -71,3 +74,14 @@ def test_a_share_of_what_is_left():
     with pytest.raises(OutOfTime):
         half.check()
     Deadline(20.0, lambda: now[0]).check()
+
+
+def test_losses_on_the_factorys_samples_do_not_add_up(world):
+    """A change that is as what was in force, but worse than the factory, is refused."""
+    model, *_ = world
+    sets, y = parameter_sets(model)[2:3], np.full(60, -1)
+    worse = one_class(model, 2)
+    found = judge(world, y, limits=Limits(gain=0, factory=0.3))(worse, worse, sets, NEVER)
+    assert found is not None and not found.verdict.promote and "at the factory" in found.verdict.reasons[0]
+    found = judge(world, y, limits=Limits(gain=0, factory=1))(worse, worse, sets, NEVER)
+    assert found is not None and found.verdict.promote
