@@ -3,10 +3,18 @@
     python -m benchmarks.calibrate_stream --folder DATA
 
 DATA has usc_had/ and speech_commands_kws12/; benchmarks.calibrate_streams says what the streams are, and on which of
-them choices were made (--dev shows those). Methods: none; bn, batch norm re-estimated from each batch, without labels
-and without a guard; ladder, with labels; biases, its second rung alone; unguarded, the ladder
-without its guard; unlabelled, the ladder without labels. Accuracies are in %, of the target's test half
-and of the source's after the last batch of each phase, mean over streams and seeds. Models are kept in --cache.
+them choices were made (--dev shows those). Methods:
+
+    none         no adaptation
+    bn           batch norm re-estimated from each batch, without labels and without a guard
+    unlabelled   the ladder, without labels
+    biases       the ladder's second rung alone, with labels
+    unguarded    the ladder without its guard, with labels
+    ladder       the ladder, with labels
+
+Accuracies are in %, of the target's test half and of the source's, after the last batch of each phase, mean over
+streams and seeds. Models are kept in --cache. Time and memory of a step: milliseconds of the first, which measures the
+source, and the median of later ones; the most that Python and numpy hold at once beyond what they held before, in MiB.
 """
 
 from __future__ import annotations

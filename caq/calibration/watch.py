@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: Samples that the detector remembers, and samples in a row that make an alarm: as benchmarks.drift chose them.
 _MEMORY, _HITS = 64, 8
-#: The threshold, over the highest statistic on streams drawn from the core set, which are kinder than real ones.
-_MARGIN = 2.0
+#: The threshold, over the highest statistic on streams drawn from the core set; real ones are less kind.
+_MARGIN = 1.2
 _STREAMS, _LENGTH = 20, 200
 
 
@@ -31,7 +31,10 @@ class Watch:
         signals, rng = channel_statistics(anchor), np.random.default_rng(seed)
         shift = StatisticsShift.fit(signals, 1.0, 1 / _MEMORY)
         streams = (signals[rng.integers(len(signals), size=_LENGTH)] for _ in range(_STREAMS))
-        shift.threshold = max(_MARGIN * max(highest_statistic(shift, streams)), np.finfo(np.float64).tiny)
+        # The moving average varies as the mean of 2 * memory - 1 samples does; so does the reference, as that of N.
+        reference_error = 1 + (2 * _MEMORY - 1) / len(signals)
+        highest = max(highest_statistic(shift, streams))
+        shift.threshold = max(_MARGIN * reference_error * highest, np.finfo(np.float64).tiny)
         self._detector = Debounced(shift, _HITS)
 
     def alarm(self, sample: NDArray[np.int8]) -> bool:
