@@ -21,8 +21,8 @@ from caq.graph import Assignment, LayerWidths
 from caq.model import Model, OperatingPoint
 from caq.native import NativePlan, Tables
 from caq.native import softmax as native_softmax
-from caq.plan import build_plan
-from caq.program import Program
+from caq.plan import Parameters, build_plan
+from caq.program import Program, isa_names
 from caq.quant import plane_bytes
 from caq.scaling import check_finite
 
@@ -134,6 +134,32 @@ class Engine:
         if point not in self.points:
             raise AssignmentError(f"no operating point {point!r}{nearest(point, self.points)}")
         return self.points[point]
+
+    def adopt(self, parameters: Parameters) -> None:
+        """Takes other gains and biases, as calibration finds them, at the point that is selected.
+
+        The model, the program and the plans are made aside; an inference that is under way finishes with the plan that
+        it began with. Plans of other points are made anew when they are selected. Raises ConfigError on parameters of
+        another shape, or with other steps or ratios, which calibration leaves alone, and SchemaError on ones that
+        cannot be computed with; the engine is as it was then.
+        """
+        old = self.model.parameters
+        fixed = [(getattr(old, name), getattr(parameters, name)) for name in ("steps", "ratios")]
+        if parameters.gain.shape != old.gain.shape or not all(np.array_equal(a, b) for a, b in fixed):
+            raise ConfigError("parameters: gains and biases of this model's sets may change, and nothing else")
+        parameters.check(self.model.graph)
+        with self._lock:
+            before = (self.model, self._program, self._plans, self._tables)
+            try:
+                self.model = self.model.replace(parameters=parameters)
+                if (p := self._program) is not None:
+                    isa = list(isa_names())[p.isa]
+                    self._program = Program(self.model, lean=p.lean, isa=isa, threads=p.threads)
+                self._plans, self._tables = {}, {}
+                self._active = (self.point, self._resident(self.point))
+            except BaseException:
+                self.model, self._program, self._plans, self._tables = before
+                raise
 
     def _resident(self, point: str) -> AnyPlan:
         plan = self._plans[point] = self._make(self.points[point])

@@ -10,7 +10,7 @@ import pytest
 
 from caq.artifact import dumps, load, loads
 from caq.engine import AnyPlan, Engine
-from caq.errors import AssignmentError, CaqError, ConfigError, DataError
+from caq.errors import AssignmentError, CaqError, ConfigError, DataError, SchemaError
 from caq.graph import LayerWidths
 from caq.native import NativePlan
 from tests import models
@@ -364,3 +364,38 @@ def test_switching_while_inferring():
         thread.join()
     assert not failures
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("lean", [False, True])
+def test_adopted_parameters_are_those_of_a_new_engine(kernels, lean):
+    model = models.model(2)
+    x = models.samples(model, 5)
+    changed = model.parameters.replace(bias=(model.parameters.bias // 2).astype(np.int16))
+    engine, new = (Engine(m, kernels=kernels, lean=lean) for m in (model, model.replace(parameters=changed)))
+    bound = engine.bind()
+    engine.select("mixed")
+    old_plan, before = engine.plan, engine.run(x)
+    engine.adopt(changed)
+    assert engine.point == "mixed"
+    for point in engine.points:
+        engine.select(point)
+        new.select(point)
+        assert np.array_equal(engine.run(x), new.run(x))
+        bound.x[:] = x[0]
+        bound.run()
+        assert np.array_equal(bound.y, new.run(x[0]))
+    # An inference that began with the old plan ends with it.
+    assert np.array_equal(engine.run_plan(old_plan, x), before) and not np.array_equal(before, new.run(x))
+
+
+def test_parameters_that_do_not_fit_are_not_adopted():
+    model = models.model(2)
+    engine, x = Engine(model), models.samples(model, 3)
+    before, p = engine.run(x), model.parameters
+    for bad in (p.replace(steps=p.steps * 2), p.replace(gain=p.gain[1:], bias=p.bias[1:])):
+        with pytest.raises(ConfigError, match="nothing else"):
+            engine.adopt(bad)
+    with pytest.raises(SchemaError):
+        engine.adopt(p.replace(gain_exponent=np.full_like(p.gain_exponent, 100)))
+    assert engine.model is model and np.array_equal(engine.run(x), before)

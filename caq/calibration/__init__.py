@@ -11,6 +11,15 @@ signals        what drift shows itself in, for each sample, without labels
 drift          detectors of drift in such signals, and an alarm that does not chatter
 error_streams  detectors of drift in errors, when labels come
 guard          whether a candidate may take the place of the calibration in force, and an audit record
+
+calibrator     all of it together: a stream climbs a ladder of rungs, what the guard promotes is kept, durably
+config         how to calibrate
+rungs          the ladder, with its budget of time (deadline)
+statistics     the first rung: means and deviations of each layer's outputs brought back to the source's
+biases         the second rung: biases of the classes, from labels
+judge          what candidates are judged on, and which parameter sets (sets) they are kept for
+watch          the drift detector that starts calibration, if it is not always on
+learnt         what was learnt of a stream, as one immutable object and as arrays of a state
 """
 
 from caq.calibration.cuts import Cut, Moments, measure_outputs

@@ -13,7 +13,22 @@ import sys
 from collections.abc import Sequence
 
 import caq
-from caq.cli import convert, cost, demo, doctor, evaluate, fleet, info, profile, record, run, search, simulate, train
+from caq.cli import (
+    calibrate,
+    convert,
+    cost,
+    demo,
+    doctor,
+    evaluate,
+    fleet,
+    info,
+    profile,
+    record,
+    run,
+    search,
+    simulate,
+    train,
+)
 from caq.cli.output import Output
 from caq.errors import CaqError
 
@@ -21,6 +36,7 @@ COMMANDS = {
     "train": train,
     "convert": convert,
     "search": search,
+    "calibrate": calibrate,
     "eval": evaluate,
     "info": info,
     "cost": cost,

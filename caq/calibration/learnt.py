@@ -1,0 +1,125 @@
+"""All that calibration has learnt of a stream: immutable, and as arrays for `caq.calibration.state`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caq.calibration.biases import Past, output_layer
+from caq.calibration.core import CoreSet
+from caq.calibration.state import Arrays, State, owned, random_from_array, random_to_array
+from caq.calibration.statistics import Running
+from caq.errors import SchemaError, StateFormatError
+from caq.model import Model
+from caq.plan import Parameters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: What calibration changes of the parameters.
+CALIBRATED = ("gain", "gain_exponent", "bias", "bias_exponent")
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """parameters: in force; statistics, biases: what the rungs know of the stream; core: the core set, in input codes.
+
+    pending, pending_y: samples (N, H, W, C) int8 that no step has seen yet, and their labels (N,) int16. steps: that
+    were done; turn: which set the next one begins with; watch: samples that are still to be calibrated with since the
+    last alarm. random: the state of a generator, (6,) uint64.
+    """
+
+    parameters: Parameters
+    statistics: Running
+    biases: Past
+    core: CoreSet
+    pending: NDArray[np.int8]
+    pending_y: NDArray[np.int16]
+    random: NDArray[np.uint64]
+    steps: int = 0
+    turn: int = 0
+    watch: int = 0
+
+    @classmethod
+    def nothing(cls, model: Model, core: CoreSet, seed: int) -> Learnt:
+        """As the model leaves the factory."""
+        sets, none = len(model.parameters.gain), np.zeros((0, *model.graph.input_shape), np.int8)
+        random = random_to_array(np.random.default_rng(seed))
+        statistics, biases = Running.empty(model.parameters), Past.empty(sets, classes(model))
+        return cls(model.parameters, statistics, biases, core, none, np.zeros(0, np.int16), random)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """For `caq.calibration.state`."""
+        counts = np.array([self.steps, self.turn, self.watch], np.int64)
+        return {
+            **owned("parameters", {name: getattr(self.parameters, name) for name in CALIBRATED}),
+            **owned("statistics", self.statistics.to_arrays()),
+            **owned("biases", self.biases.to_arrays()),
+            **owned("core", self.core.to_arrays()),
+            **owned("stream", {"x": self.pending, "y": self.pending_y, "random": self.random, "counts": counts}),
+        }
+
+    @classmethod
+    def from_state(cls, state: State, model: Model) -> Learnt:
+        """What `to_arrays` gave. Raises StateFormatError on anything that does not fit the model."""
+        factory, sets, stream = model.parameters, len(model.parameters.gain), state.part("stream")
+        pending, y, counts = (_array(stream, name) for name in ("x", "y", "counts"))
+        good = counts.shape == (3,) and counts.dtype == np.int64 and (counts >= 0).all() and counts[1] < sets
+        if not good or pending.shape != (len(y), *model.graph.input_shape) or pending.dtype != np.int8:
+            raise StateFormatError("stream: counts or samples do not fit the model")
+        core, random = CoreSet.from_arrays(state.part("core")), _array(stream, "random")
+        random_from_array(random)
+        check_core(core, model)
+        return cls(
+            _parameters(state.part("parameters"), model),
+            Running.from_arrays(state.part("statistics"), factory),
+            Past.from_arrays(state.part("biases"), sets, classes(model)),
+            core,
+            pending,
+            _labels(y, classes(model)),
+            random,
+            *(int(count) for count in counts),
+        )
+
+
+def classes(model: Model) -> int:
+    """How many classes the model's output biases tell apart; 0 if it has none."""
+    layer = output_layer(model.graph)
+    return layer.channels if layer is not None and model.task == "classify" else 0
+
+
+def check_core(core: CoreSet, model: Model) -> None:
+    """Raises StateFormatError unless the core set holds input codes of the model and labels that it knows."""
+    shape = model.graph.input_shape
+    if core.x.dtype != np.int8 or core.x.shape[1:] != shape or core.widths != model.graph.widths:
+        raise StateFormatError(
+            f"core set: {shape} int8 codes at widths {model.graph.widths} are expected, not "
+            f"{core.x.shape[1:]} {core.x.dtype} at {core.widths}; caq.calibration.calibrator.make_core makes them"
+        )
+    if len(core) and core.y.max() >= int(np.prod(model.graph.shapes[-1])):
+        raise StateFormatError(f"core set: label {core.y.max()} is none of the model's")
+
+
+def _parameters(arrays: Arrays, model: Model) -> Parameters:
+    parameters = model.parameters.replace(**{name: _array(arrays, name) for name in CALIBRATED})
+    if parameters.gain.shape != model.parameters.gain.shape:
+        raise StateFormatError(f"parameters: {len(model.parameters.gain)} sets are expected")
+    try:
+        parameters.check(model.graph)
+    except SchemaError as e:
+        raise StateFormatError(f"parameters: {e}") from None
+    return parameters
+
+
+def _labels(y: NDArray[Any], count: int) -> NDArray[np.int16]:
+    if y.dtype != np.int16 or (len(y) and not -1 <= y.min() <= y.max() < max(count, 1)):
+        raise StateFormatError("stream: labels do not fit the model")
+    return y
+
+
+def _array(arrays: Arrays, name: str) -> NDArray[Any]:
+    if name not in arrays:
+        raise StateFormatError(f"{name}: this array is missing")
+    return arrays[name]

@@ -1,0 +1,137 @@
+"""The ladder: rungs that propose parameters for each set, and a judge that promotes or drops what they propose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caq.calibration.biases import fit_biases, output_biases, output_layer, with_output_biases
+from caq.calibration.config import CalibratorConfig
+from caq.calibration.core import UNLABELLED, CoreSet
+from caq.calibration.deadline import Deadline, OutOfTime
+from caq.calibration.judge import Judged, held_out
+from caq.calibration.learnt import Learnt, classes
+from caq.calibration.sets import ParameterSet, logits, with_row
+from caq.calibration.statistics import StatisticsRung
+from caq.model import Model
+from caq.plan import Parameters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Of the time that is left, what a rung may take to propose; the rest is for the judge, and for rungs above.
+_TO_PROPOSE = 0.5
+
+#: `Judge.__call__` on the step's slice.
+Judging = Callable[[Parameters, Parameters, tuple[ParameterSet, ...], Deadline], "Judged | None"]
+
+#: What a rung comes to: all that was learnt, the parameters that it proposes, and the sets that they are for.
+Proposal = tuple[Learnt, Parameters, tuple[ParameterSet, ...]]
+
+
+class Ladder:
+    """The rungs for a `coded` model with the factory's parameters.
+
+    sets: all of them; anchor: samples of the factory's core set.
+    """
+
+    def __init__(self, model: Model, sets: tuple[ParameterSet, ...], anchor: CoreSet, config: CalibratorConfig) -> None:
+        self._model, self._sets, self._config = model, sets, config
+        self._statistics = StatisticsRung(model, anchor.x.astype(np.int16), config.prior, config.memory)
+        labelled = anchor.y != UNLABELLED
+        fit = np.flatnonzero(labelled & ~held_out(anchor.ids, config.seed))
+        self._x, self._y = anchor.x[fit].astype(np.int16), anchor.y[fit]
+
+    def climb(
+        self, now: Learnt, x: NDArray[np.int8], y: NDArray[np.int16], judge: Judging, deadline: Deadline
+    ) -> tuple[Learnt, list[dict[str, Any]]]:
+        """What is learnt from samples x (N, H, W, C), y (N,), and a record for each rung that proposed something."""
+        records = []
+        rungs = {"statistics": self._propose_statistics, "biases": self._propose_biases}
+        for name in self._config.rungs:
+            if not len(x) or (name == "biases" and not (classes(self._model) and (y != UNLABELLED).any())):
+                continue
+            begin, share = deadline.now(), deadline.share(_TO_PROPOSE)
+            now, proposed, sets = rungs[name](now, x.astype(np.int16), y, share)
+            now, record = self._judged(name, now, proposed, sets, judge, deadline)
+            records.append({**record, "ms": round(1000 * (deadline.now() - begin), 3)})
+        return now, records
+
+    def _propose_statistics(
+        self, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline
+    ) -> Proposal:
+        order = self._sets[now.turn :] + self._sets[: now.turn]
+        proposed, statistics, done = now.parameters, now.statistics, 0
+        try:
+            for which in order:
+                proposed, statistics = self._statistics.propose(which, proposed, statistics, x, deadline.check)
+                done += 1
+        except OutOfTime:
+            pass  # the others come first in the next step
+        turn = (now.turn + done) % len(self._sets)
+        return replace(now, statistics=statistics, turn=turn), proposed, order[:done]
+
+    def _propose_biases(self, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline) -> Proposal:
+        config, factory, layer = self._config, self._model.parameters, output_layer(self._model.graph)
+        assert layer is not None  # else there are no classes
+        labelled = y != UNLABELLED
+        x, y = np.concatenate([self._x, x[labelled]]), y[labelled]
+        answers = np.concatenate([self._y, y])
+        weights = np.concatenate([np.full(len(self._y), config.core_weight), np.ones(len(y))])
+        proposed, past, done = now.parameters, now.biases, []
+        try:
+            found = logits(self._model.replace(parameters=proposed), self._sets, x, deadline.check)
+        except OutOfTime:
+            return now, proposed, ()
+        for which in self._sets:
+            z, row = found[which.name] - output_biases(proposed, factory, layer, which.row), which.row
+            a = past.a[row] + config.bias_prior * np.eye(z.shape[1])
+            b = fit_biases(z, answers, weights, a, past.c[row])
+            past = past.with_batch(row, z[len(self._y) :], y, b, config.bias_memory)
+            proposed = with_output_biases(proposed, factory, layer, row, b)
+            done.append(which)
+        return replace(now, biases=past), proposed, tuple(done)
+
+    def _judged(
+        self,
+        name: str,
+        now: Learnt,
+        proposed: Parameters,
+        sets: tuple[ParameterSet, ...],
+        judge: Judging,
+        deadline: Deadline,
+    ) -> tuple[Learnt, dict[str, Any]]:
+        if not sets:
+            return now, _dropped(name, "time was over before a set was done; give a larger max_ms")
+        try:
+            judged = judge(now.parameters, proposed, sets, deadline)
+        except OutOfTime:
+            return now, _dropped(name, "time was over before it was judged; give a larger max_ms")
+        if not self._config.guarded:
+            verdict = None if judged is None else judged.verdict._replace(promote=True, reasons=("there is no guard",))
+        elif judged is None:
+            return now, _dropped(name, "nothing to judge it on: no label, and no confident answer")
+        else:
+            verdict, sets = judged
+        if verdict is None:
+            record: dict[str, Any] = {"what": name, "promoted": True, "reasons": ["there is no guard"]}
+        else:
+            record = verdict.record(name, nbytes=len(sets) * _row_bytes(proposed), ms=0.0)
+        record["sets"] = [which.name for which in sets]
+        if not record["promoted"]:
+            return now, record
+        parameters = now.parameters
+        for which in sets:
+            parameters = with_row(parameters, which.row, proposed)
+        return replace(now, parameters=parameters), record
+
+
+def _dropped(name: str, reason: str) -> dict[str, Any]:
+    return {"what": name, "promoted": False, "reasons": [reason], "sets": []}
+
+
+def _row_bytes(p: Parameters) -> int:
+    return sum(values[0].nbytes for values in (p.gain, p.gain_exponent, p.bias, p.bias_exponent))

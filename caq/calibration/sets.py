@@ -1,0 +1,84 @@
+"""The parameter sets of a model, each with the assignment that it is for; and the model as one that reads input codes.
+
+A *set* is a row of `Parameters.gain` and its kin. Nothing but what runs at a set reads it, so a set can be calibrated
+without a bit of another's answers changing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from caq.graph import Assignment
+from caq.model import Model
+from caq.native import NativePlan, Program, Tables
+from caq.plan import Parameters
+from caq.scaling import InputScaling
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Samples that are run at once.
+_BATCH = 64
+
+
+class ParameterSet(NamedTuple):
+    """A row of the parameters, the assignment that it is calibrated at, and a name: of a width, `w4a4`, or a point."""
+
+    name: str
+    row: int
+    assignment: Assignment
+
+
+def parameter_sets(model: Model) -> tuple[ParameterSet, ...]:
+    """Every set of a model: the widths', with that width everywhere, then those of the points that have their own."""
+    graph = model.graph
+    uniform = [ParameterSet(f"w{w}a{w}", row, graph.uniform(w)) for row, w in enumerate(graph.widths)]
+    own = {p.parameter_set: p for p in reversed(model.points) if p.parameter_set is not None}
+    return (*uniform, *(ParameterSet(p.name, row, p.assignment) for row, p in sorted(own.items())))
+
+
+def coded(model: Model) -> Model:
+    """The model as one whose samples are its input's codes, int16 (H, W, C): what a core set keeps, it can run."""
+    channels = model.graph.input_shape[2]
+    scaling = InputScaling(
+        "int16",
+        model.scaling.step,
+        np.full(channels, 2**14, np.int16),
+        np.full(channels, 2**13, np.int32),
+        np.full(channels, 14, np.uint8),
+        np.ones(channels, np.float32),
+    )
+    return model.replace(scaling=scaling, sample_shape=model.graph.input_shape, points=())
+
+
+def logits(
+    model: Model, sets: tuple[ParameterSet, ...], x: NDArray[np.int16], check: Callable[[], None] = lambda: None
+) -> dict[str, NDArray[np.float64]]:
+    """The real outputs (N, classes) of a model that is `coded`, at each of some sets, by their names.
+
+    check: called before each set, and may raise.
+    """
+    program, found = Program(model), {}
+    for which in sets:
+        check()
+        plan = NativePlan(program, Tables(program, which.assignment, which.row))
+        found[which.name] = run(plan, x) * np.float64(model.parameters.steps[-1])
+    return found
+
+
+def run(plan: NativePlan, x: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Output codes (N, outputs), a few samples at a time: so many are encoded at once, and no more."""
+    return np.concatenate([plan.run(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
+
+
+def with_row(parameters: Parameters, row: int, other: Parameters) -> Parameters:
+    """`parameters` with one set of `other`."""
+    changed: Mapping[str, NDArray[np.generic]] = {
+        name: getattr(parameters, name).copy() for name in ("gain", "gain_exponent", "bias", "bias_exponent")
+    }
+    for name, values in changed.items():
+        values[row] = getattr(other, name)[row]
+    return parameters.replace(**changed)
