@@ -115,7 +115,7 @@ def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outp
             supernet.fit_steps(next(train.typical(512, 512))[0], narrow=False)
         supernet.set_rounding(epoch >= first)
 
-    _train(supernet, train, config, outputs, step, begin)
+    train_steps(supernet, train, config, outputs, step, begin)
     supernet.set_rounding(True)
 
 
@@ -131,7 +131,7 @@ def train_float(model: nn.Module, train: Samples, config: TrainConfig, outputs: 
         update()
         return float(loss.detach())
 
-    _train(model, train, config, outputs, step, lambda epoch: None)
+    train_steps(model, train, config, outputs, step, lambda epoch: None)
 
 
 def task_loss(task: str, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def _deterministic() -> Iterator[None]:
 
 @_deterministic()
 @freed_memory_kept()
-def _train(
+def train_steps(
     model: nn.Module,
     train: Samples,
     config: TrainConfig,
@@ -177,6 +177,11 @@ def _train(
     step: StepFunction,
     begin: Callable[[int], None],
 ) -> None:
+    """Trains `model` in place: optimizer, schedule, seeds and checkpoints for whatever `step` does with a batch.
+
+    begin: called with the epoch, from 0, before each. Raises TrainingError if a loss is not finite, or a checkpoint
+    belongs to other settings.
+    """
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), config.learning_rate, fused=True)
 
     def update() -> None:
