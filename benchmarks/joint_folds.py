@@ -1,11 +1,11 @@
 """Which training is better on people that it never saw: cross-validation inside the training split.
 
-    python -m benchmarks.joint_folds --data usc_had.npz --model resnet8 --epochs 6 --rows recipe '4 alone' smoothing 'fp32 with smoothing'
-    python -m benchmarks.joint_folds --data usc_had.npz --model resnet8 --epochs 6 --rows recipe --rates 2e-3 8e-3
+    python -m benchmarks.joint_folds --data usc_had.npz --model resnet8 --epochs 6 --rows recipe '4 alone' smoothing
+    python -m benchmarks.joint_folds --data usc_had.npz --model resnet8 --epochs 6 --rows fp32 'fp32 with smoothing'
 
 Folds are whole domains of the training split (people, devices) where the data have them, else stratified by class; the
 test split is never read. Accuracy and cross entropy are of fake quantization with batch norm estimated anew, at every
-uniform width and over 8 random assignments. Finished trainings are kept in --cache, so that rows can be added; all rows
+uniform width and over random assignments. Finished trainings are kept in --cache, so that rows can be added; all rows
 that the cache has for these settings go to benchmarks/results/.
 """
 
@@ -28,6 +28,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from benchmarks.accuracy import FloatNetwork
+from benchmarks.baselines import adabits, any_precision
 from benchmarks.baselines.average import WeightAverage
 from benchmarks.baselines.joint import Plan, train_joint, train_plain
 from caq.data import Dataset, load
@@ -35,26 +36,32 @@ from caq.graph import Assignment
 from caq.supernet.batches import Samples, samples
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.network import Supernet
-from caq.supernet.pipeline import Prepared, prepare
+from caq.supernet.pipeline import prepare
 from caq.supernet.train import TrainConfig, accuracy, predict, random_assignment, reestimate_norms
 
 #: Rows by name: how all widths are trained together. `fp32` and `alone` are added in `run`.
 VARIANTS = {
     "recipe": Plan(),
     "smoothing": Plan(smoothing=0.1),
+    "recursive smoothing": Plan(wider=True, smoothing=0.1),
+    "recursive half labels": Plan(wider=True, labels=0.5),
     "half labels": Plan(labels=0.5),
     "labels": Plan(labels=1.0),
     "recursive": Plan(wider=True),
     "upwards": Plan(upwards=True),
     "widest range": Plan(widest_range=True),
     "summed": Plan(summed=True),
+    "any_precision": any_precision.PLAN,
+    "adabits": adabits.PLAN,
 }
 #: Networks for one width alone, by the row's name.
 ALONE = {f"{width} alone": width for width in DEFAULT_WIDTHS}
 #: The share of the epochs, at the end, over which weights are averaged for the rows "averaged": as long as tensors
 #: between layers are rounded, whose steps are fitted before.
 AVERAGED = 1 / 3
-RANDOM_ASSIGNMENTS = 8
+RANDOM_ASSIGNMENTS = 4
+#: Training samples that batch norm is estimated anew from: every training is measured 20 times.
+FOR_NORMS = 1024
 
 Scores = dict[str, list[float]]  # of a width or "random": accuracy and cross entropy
 
@@ -71,22 +78,22 @@ def folds(data: Dataset, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.flatnonzero(~inside), np.flatnonzero(inside)
 
 
-def supernet_scores(supernet: Supernet, prepared: Prepared, held: Samples) -> Scores:
-    """Accuracy and cross entropy on `held` of every width, and their means over random assignments."""
+def supernet_scores(supernet: Supernet, norms: Samples, held: Samples) -> Scores:
+    """Accuracy and cross entropy on `held` of every width, and over random assignments; batch norm from `norms`."""
     found = {}
     rng = np.random.default_rng(0)
     for width in supernet.widths:
-        found[str(width)] = _scores(supernet, prepared.train, held, [supernet.graph.uniform(width)])
+        found[str(width)] = _scores(supernet, norms, held, [supernet.graph.uniform(width)])
     if len(supernet.widths) > 1:
         assignments = [random_assignment(supernet.graph, rng) for _ in range(RANDOM_ASSIGNMENTS)]
-        found["random"] = _scores(supernet, prepared.train, held, assignments)
+        found["random"] = _scores(supernet, norms, held, assignments)
     return found
 
 
-def _scores(supernet: Supernet, train: Samples, held: Samples, assignments: list[Assignment]) -> list[float]:
+def _scores(supernet: Supernet, norms: Samples, held: Samples, assignments: list[Assignment]) -> list[float]:
     found = []
     for assignment in assignments:
-        reestimate_norms(supernet, train, assignment)
+        reestimate_norms(supernet, norms, assignment)
         found.append(_score(predict(supernet, held), held))
     return np.mean(found, 0).tolist()
 
@@ -95,9 +102,9 @@ def _score(logits: Tensor, held: Samples) -> tuple[float, float]:
     return accuracy(logits, held.labels), float(functional.cross_entropy(logits, held.labels))
 
 
-def reestimate_float_norms(network: nn.Module, train: Samples) -> None:
+def reestimate_float_norms(network: nn.Module, norms: Samples) -> None:
     """Replaces the batch-norm statistics of a float network by those of its weights as they are."""
-    update_bn((x for x, _ in train.typical(256, limit=4096)), network)
+    update_bn((x for x, _ in norms.typical(256, len(norms))), network)
     network.eval()
 
 
@@ -109,6 +116,8 @@ def train_and_score(
     part = replace(data, x_train=data.x_train[inside], y_train=data.y_train[inside], domain_train=None)
     prepared = prepare(part, args.model, config.seed)
     held = samples(data.x_train[outside], data.y_train[outside], prepared.scaling, prepared.input_shape, data.kind)
+    order = np.random.default_rng(0).permutation(len(prepared.train))
+    norms = prepared.train.subset(order[:FOR_NORMS])
     start = round((1 - AVERAGED) * config.epochs)
     kind, _, option = name.partition(" with ")
     plan = VARIANTS[option or ("recipe" if kind in ("fp32", *ALONE) else kind)]
@@ -118,9 +127,11 @@ def train_and_score(
         return average, lambda epoch: average.add() if epoch >= start else None
 
     def both(average: WeightAverage, scores: Callable[[], Scores]) -> dict[str, Scores]:
-        last = scores()
-        average.store()
-        return {"": last, "averaged": scores()}
+        found = {"": scores()}
+        if args.averaged:
+            average.store()
+            found["averaged"] = scores()
+        return found
 
     if kind == "fp32":
         network = FloatNetwork(prepared)
@@ -128,7 +139,7 @@ def train_and_score(
         train_plain(network, prepared.train, config, plan, after=after)
 
         def float_scores() -> Scores:
-            reestimate_float_norms(network, prepared.train)
+            reestimate_float_norms(network, norms)
             return {"fp32": list(_score(predict(network, held), held))}
 
         return both(average, float_scores)
@@ -136,7 +147,7 @@ def train_and_score(
     supernet = convert(prepared.network, prepared.example(), widths)
     average, after = averaging(supernet)
     train_joint(supernet, prepared.train, config, plan, after=after)
-    return both(average, lambda: supernet_scores(supernet, prepared, held))
+    return both(average, lambda: supernet_scores(supernet, norms, held))
 
 
 def main() -> int:
@@ -150,6 +161,7 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", default=["recipe"], help=f"{', '.join([*ALONE, 'fp32', *VARIANTS])}")
     parser.add_argument("--rates", type=float, nargs="+", default=[4e-3])
     parser.add_argument("--decays", type=float, nargs="+", default=[1e-2])
+    parser.add_argument("--averaged", action="store_true", help="also measure weights averaged over the last epochs")
     parser.add_argument("--cache", type=Path, default=Path("runs/folds"))
     args = parser.parse_args()
 
