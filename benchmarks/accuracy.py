@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import sys
 import time
@@ -149,7 +150,8 @@ def read_data(args: argparse.Namespace) -> Dataset:
 
 def cache_folder(args: argparse.Namespace, data: Dataset) -> Path:
     """The folder, made if need be, of what was trained with these settings."""
-    settings = f"{args.model}-{args.epochs}-{args.batch_size}-{TrainConfig().learning_rate:g}"
+    recipe = hashlib.sha256(json.dumps(asdict(TrainConfig())).encode()).hexdigest()[:8]
+    settings = f"{args.model}-{args.epochs}-{args.batch_size}-{recipe}"
     cache: Path = args.cache / f"{data.name}-{data.sha256[:8]}-{settings}"
     cache.mkdir(parents=True, exist_ok=True)
     return cache

@@ -43,14 +43,14 @@ from caq.supernet.train import TrainConfig, accuracy, predict, random_assignment
 VARIANTS = {
     "recipe": Plan(),
     "smoothing": Plan(smoothing=0.1),
-    "recursive smoothing": Plan(wider=True, smoothing=0.1),
-    "recursive half labels": Plan(wider=True, labels=0.5),
-    "half labels": Plan(labels=0.5),
-    "labels": Plan(labels=1.0),
     "recursive": Plan(wider=True),
+    "labels": Plan(labels=1.0),
     "upwards": Plan(upwards=True),
     "widest range": Plan(widest_range=True),
     "summed": Plan(summed=True),
+    "soft": Plan(labels=0.0),
+    "soft, smoothing": Plan(labels=0.0, smoothing=0.1),
+    "soft, recursive": Plan(labels=0.0, wider=True),
     "any_precision": any_precision.PLAN,
     "adabits": adabits.PLAN,
 }
@@ -157,6 +157,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--only", type=int, nargs="+", help="train for these folds, counted from 0; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", nargs="+", default=["recipe"], help=f"{', '.join([*ALONE, 'fp32', *VARIANTS])}")
     parser.add_argument("--rates", type=float, nargs="+", default=[4e-3])
@@ -168,7 +169,7 @@ def main() -> int:
     data = load(args.data)
     cache = args.cache / f"{data.name}-{data.sha256[:8]}-{args.model}-{args.epochs}-{args.batch_size}-{args.folds}"
     cache.mkdir(parents=True, exist_ok=True)
-    runs = product(args.seeds, range(args.folds), args.rows, args.rates, args.decays)
+    runs = product(args.seeds, args.only or range(args.folds), args.rows, args.rates, args.decays)
     for seed, fold, name, rate, decay in runs:
         path = cache / f"{name}_{rate:g}_{decay:g}_{fold}_{seed}.json"
         if path.exists():

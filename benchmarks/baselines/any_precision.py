@@ -9,4 +9,4 @@ from __future__ import annotations
 
 from benchmarks.baselines.joint import Plan
 
-PLAN = Plan(every_width=True, summed=True, wider=True)
+PLAN = Plan(every_width=True, summed=True, wider=True, labels=0.0)

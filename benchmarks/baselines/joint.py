@@ -39,7 +39,7 @@ class Plan:
     every_width: bool = False
     summed: bool = False
     wider: bool = False
-    labels: float = 0.0
+    labels: float = 0.5
     smoothing: float = 0.0
     upwards: bool = False
     widest_range: bool = False

@@ -48,10 +48,11 @@ def joint(prepared: Prepared, plan: Plan) -> dict[str, torch.Tensor]:
     return supernet.state_dict()
 
 
-def test_the_plain_plan_is_our_recipe_bit_for_bit(prepared: Prepared) -> None:
+@pytest.mark.parametrize("labels", [0.0, 0.5, 1.0])
+def test_the_plain_plan_is_our_recipe_bit_for_bit(prepared: Prepared, labels: float) -> None:
     ours = supernet_of(prepared)
-    train_supernet(ours, prepared.train, CONFIG, QUIET)
-    trained = joint(prepared, Plan())
+    train_supernet(ours, prepared.train, replace(CONFIG, labels=labels), QUIET)
+    trained = joint(prepared, Plan(labels=labels))
     assert all(torch.equal(value, trained[name]) for name, value in ours.state_dict().items())
 
 
@@ -80,8 +81,15 @@ def test_every_setting_of_a_plan_changes_what_is_learned(prepared: Prepared) -> 
         changed = joint(prepared, Plan(**{field: True}))
         assert any(not torch.equal(value, plain[name]) for name, value in changed.items()), field
     for field in ("labels", "smoothing"):
-        changed = joint(prepared, Plan(**{field: 0.5}))
+        changed = joint(prepared, Plan(**{field: 0.2}))
         assert any(not torch.equal(value, plain[name]) for name, value in changed.items()), field
+
+
+def test_the_recipe_is_the_plan_that_nothing_was_said_about() -> None:
+    assert Plan().labels == TrainConfig().labels
+    for labels in (-0.1, 1.1):
+        with pytest.raises(ConfigError, match="labels"):
+            TrainConfig(labels=labels)
 
 
 def test_a_plan_that_contradicts_itself_is_refused() -> None:
