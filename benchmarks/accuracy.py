@@ -112,7 +112,8 @@ def run_seed(
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean, smallest and largest accuracy (percent) over seeds, and mean cost relative to 8 bits."""
-    names = [name for name in rows[0] if isinstance(rows[0][name], float)]
+    # What only some seeds have was cached by a run that asked for more.
+    names = [name for name in rows[0] if all(isinstance(row.get(name), float) for row in rows)]
     result = []
     for name in names:
         values = [100 * row[name] for row in rows]
