@@ -41,6 +41,7 @@ from caq.supernet.train import Outputs, TrainConfig
 #: Plan, and peak learning rate over the supernet's.
 JOINT = {"any_precision": (any_precision.PLAN, 2.0), "adabits": (adabits.PLAN, 2.0)}
 LONGER = 3
+ROWS = [*JOINT, "alone_3x"]
 
 Row = dict[str, Any]  # point, accuracy: one model at one operating point
 
@@ -129,10 +130,20 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def command(args: argparse.Namespace) -> str:
+    """The command line of these settings, without the caller's folders."""
+    text = accuracy.command("joint_baselines", args)
+    if args.rows != ROWS:
+        text += f" --rows {' '.join(args.rows)}".rstrip()
+    return text + (f" --widths {' '.join(map(str, args.widths))}" if args.widths != DEFAULT_WIDTHS else "")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     accuracy.add_settings(parser)
-    parser.add_argument("--rows", nargs="*", default=[*JOINT, "alone_3x"], choices=[*JOINT, "alone_3x"])
+    parser.add_argument(
+        "--rows", nargs="*", default=ROWS, choices=ROWS, help="what to train beside benchmarks.accuracy"
+    )
     parser.add_argument("--widths", type=int, nargs="+", default=DEFAULT_WIDTHS, help="of the networks for one width")
     args = parser.parse_args()
 
@@ -143,7 +154,7 @@ def main() -> int:
         run_baselines(data, args, seed, cache)
     rows, hours = collect(cache)
     summary = {
-        "command": accuracy.command("joint_baselines", args),
+        "command": command(args),
         "caq": caq.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
