@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
-from benchmarks.accuracy import FloatNetwork
+import caq
+from benchmarks.accuracy import RESULTS, FloatNetwork
 from benchmarks.baselines import adabits, any_precision
 from benchmarks.baselines.average import WeightAverage
 from benchmarks.baselines.joint import Plan, train_joint, train_plain
@@ -180,7 +182,20 @@ def main() -> int:
         found["scores"] = train_and_score(data, args, name, config, fold)
         found["seconds"] = round(time.monotonic() - started, 1)
         path.write_text(json.dumps(found) + "\n")
-    print(markdown(summary([json.loads(path.read_text()) for path in sorted(cache.glob("*.json"))])))
+    trainings = [json.loads(path.read_text()) for path in sorted(cache.glob("*.json"))]
+    record = {
+        "command": f"python -m benchmarks.joint_folds --data {Path(args.data).name} --model {args.model} "
+        f"--epochs {args.epochs} --batch-size {args.batch_size} --folds {args.folds} --rows ROW --rates RATE --decays DECAY",
+        "caq": caq.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "hours": round(sum(one["seconds"] for one in trainings) / 3600, 2),
+        "trainings": trainings,
+    }
+    stem = RESULTS / f"folds_{data.name}_{args.model}"
+    stem.with_suffix(".json").write_text(json.dumps(record) + "\n")
+    stem.with_suffix(".md").write_text(f"`{record['command']}`\n\n{markdown(summary(trainings))}\n")
+    print(markdown(summary(trainings)))
     return 0
 
 
