@@ -15,7 +15,7 @@ from pathlib import Path
 
 def commands(data: Path | None, models: Path | None) -> list[list[str]]:
     """Modules and arguments, in the order to run."""
-    accuracy = "benchmarks.accuracy"
+    accuracy, baselines = "benchmarks.accuracy", "benchmarks.joint_baselines"
     found = [
         ["benchmarks.nested_codes"],
         ["benchmarks.contract"],
@@ -23,16 +23,19 @@ def commands(data: Path | None, models: Path | None) -> list[list[str]]:
         ["benchmarks.memory"],
         ["benchmarks.bench_engine", "--plot"],
         [accuracy, "--data", "digits", "--model", "resnet8", "--epochs", "20", "--alone", "--bars"],
+        [baselines, "--data", "digits", "--model", "resnet8", "--epochs", "20"],
+        ["benchmarks.storage", "--data", "digits", "--results", "accuracy_digits_resnet8"],
     ]
     sets = {
-        "usc_had.npz": ["resnet8", "--epochs", "6", "--alone"],
-        "kws12.npz": ["ds_cnn", "--epochs", "12", "--domain", "0", "--alone"],
+        "usc_had.npz": ["resnet8", "--epochs", "6"],
+        "kws12.npz": ["ds_cnn", "--epochs", "12", "--domain", "0"],
     }
     if data is not None and (data / "device_costs").is_dir():
         found.append(["benchmarks.device_costs", "--plot"])
     for name, arguments in sets.items():
         if data is not None and (data / name).exists():
-            found.append([accuracy, "--data", str(data / name), "--model", *arguments])
+            found.append([accuracy, "--data", str(data / name), "--model", *arguments, "--alone"])
+            found.append([baselines, "--data", str(data / name), "--model", *arguments])
         else:
             print(f"skipped: {name} is not in CAQ_DATA", file=sys.stderr)
     if data is not None and models is not None and (data / "cifar10.npz").exists():

@@ -185,7 +185,8 @@ def main() -> int:
     trainings = [json.loads(path.read_text()) for path in sorted(cache.glob("*.json"))]
     record = {
         "command": f"python -m benchmarks.joint_folds --data {Path(args.data).name} --model {args.model} "
-        f"--epochs {args.epochs} --batch-size {args.batch_size} --folds {args.folds} --rows ROW --rates RATE --decays DECAY",
+        f"--epochs {args.epochs} --batch-size {args.batch_size} --folds {args.folds} "
+        "--rows ROW --rates RATE --decays DECAY",
         "caq": caq.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
