@@ -15,11 +15,15 @@ from benchmarks.baselines.average import WeightAverage
 from benchmarks.baselines.joint import Plan, train_joint
 from benchmarks.joint_baselines import collect
 from benchmarks.joint_folds import folds
+from benchmarks.storage import file_bytes
+from caq import artifact
 from caq.data import Dataset, load
 from caq.errors import ConfigError
 from caq.supernet import convert
+from caq.supernet.conversion import DEFAULT_WIDTHS
+from caq.supernet.gates import Budget
 from caq.supernet.network import Supernet
-from caq.supernet.pipeline import Prepared, prepare
+from caq.supernet.pipeline import Prepared, prepare, train_model
 from caq.supernet.train import Outputs, TrainConfig, train_supernet
 
 CONFIG = TrainConfig(epochs=2, batch_size=32, seed=3)
@@ -120,6 +124,16 @@ def test_folds_keep_people_apart_and_cover_all(digits: Dataset) -> None:
     for inside, outside in folds(digits, 3):
         assert len(outside) == 32
         assert not set(inside) & set(outside)
+
+
+def test_bytes_are_counted_as_a_trained_artifact_has_them(digits: Dataset, prepared: Prepared) -> None:
+    config = replace(CONFIG, epochs=1)
+    budgets = (Budget("small", 0.4),)
+    for widths, chosen in ((DEFAULT_WIDTHS, budgets), ((4,), ())):
+        model = train_model(digits, "mlp", config, widths, chosen, QUIET)
+        gates = {point.name: point.assignment for point in model.points if point.name == "small"}
+        # Scores and versions are written in more or fewer digits.
+        assert abs(len(artifact.dumps(model)) - file_bytes(digits, prepared, widths, gates)) <= 64
 
 
 def test_rows_are_collected_with_costs_relative_to_8_bits(tmp_path: Path) -> None:
