@@ -117,16 +117,16 @@ def relative_cost(found: dict[str, Any], point: str) -> dict[str, float | None]:
 
 
 def markdown(rows: list[Row]) -> str:
-    """Mean accuracy in % (smallest..largest) of each method at each width, over the seeds that are there."""
-    points = [f"w{width}a{width}" for width in reversed(DEFAULT_WIDTHS)]
-    lines = ["| | seeds | fp32 | " + " | ".join(points) + " |", "|" + "---|" * (len(points) + 3)]
+    """Mean accuracy in % (smallest..largest; seeds) of each method at each width. Only cells of equal seeds compare."""
+    points = ["fp32", *(f"w{width}a{width}" for width in reversed(DEFAULT_WIDTHS))]
+    lines = ["| | " + " | ".join(points) + " |", "|" + "---|" * (len(points) + 1)]
     for method in dict.fromkeys(row["method"] for row in rows):
-        cells, counts = [], set()
-        for point in ["fp32", *points]:
-            values = [100 * r["accuracy"] for r in rows if (r["method"], r["point"]) == (method, point)]
-            cells.append(f"{np.mean(values):.1f} ({min(values):.1f}..{max(values):.1f})" if values else "")
-            counts |= {len(values)} - {0}
-        lines.append(f"| {method} | {', '.join(map(str, sorted(counts)))} | {' | '.join(cells)} |")
+        cells = []
+        for point in points:
+            found = {r["seed"]: 100 * r["accuracy"] for r in rows if (r["method"], r["point"]) == (method, point)}
+            values, seeds = list(found.values()), " ".join(map(str, sorted(found)))
+            cells.append(f"{np.mean(values):.1f} ({min(values):.1f}..{max(values):.1f}; {seeds})" if values else "")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
