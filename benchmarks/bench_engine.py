@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import engine_report
-from benchmarks.peers import PEERS, Missing, peer
+from benchmarks.peers import IN_PLACE, PEERS, Missing, peer
 from benchmarks.peers.client import ROOT, Worker, environment
 from benchmarks.topologies import GEMV, NETWORKS, TOPOLOGIES, Topology
 
@@ -246,6 +246,7 @@ def switch_once(who: str, worker: Worker, variants: list[str], loads: int) -> di
     built = {f"{who}: load": spent["ready_ns"] / 1000, f"{who}: load and answer": spent["answered_ns"] / 1000}
     if who != "ours":
         return built
+    variants = [variant for variant in variants if not variant.endswith(IN_PLACE)]
     points = dict.fromkeys(variants[i] for i in (0, len(variants) // 2, -1))
     fresh = worker.call("switch", points=list(points), resident=False, count=FRESH_SWITCHES)
     resident = worker.call("switch", points=list(points), resident=True, count=RESIDENT_SWITCHES)

@@ -33,8 +33,8 @@ import torch
 from numpy.typing import NDArray
 
 import caq
+from caq.costs import DEFAULT_BUDGETS
 from caq.data import Dataset, from_arrays, load
-from caq.supernet.gates import DEFAULT_BUDGETS
 from caq.supernet.train import Outputs, TrainConfig
 from caq.supernet.trained import ConvertConfig, convert_trained, load_onnx
 

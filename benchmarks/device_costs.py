@@ -33,7 +33,7 @@ from benchmarks.costs import host, host_fit, mlperf, pi
 from benchmarks.costs.fit import RIDGE, RIDGES, Left, Row, Terms, fit, leave_out, summary
 from benchmarks.costs.write import figure, plot, write
 from caq.costs import Level, Profile, Quantity, Tile
-from caq.native import choose_isa, isa_names
+from caq.program import choose_isa, isa_names
 
 RESULTS = Path(__file__).parent / "results" / "device_costs.json"
 PROFILES = Path(__file__).parent.parent / "caq" / "costs" / "profiles"

@@ -39,7 +39,7 @@ import numpy as np
 
 import caq
 from caq.kernels._native import ffi
-from caq.native import isa_names
+from caq.program import isa_names
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 MODES: dict[str, dict[str, bool]] = {

@@ -71,6 +71,7 @@ def main() -> int:
     summary = {
         "command": f"python -m benchmarks.training_cost --data {Path(args.data).name} --model {args.model}",
         "batch_size": config.batch_size,
+        "repeats": args.repeats,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "table": rows,

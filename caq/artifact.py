@@ -42,10 +42,21 @@ manifest: an object.
     samples      number of test samples that all scores are of
     points       operating points: [name, w, a, score], then its parameter set, if it has its own. w: one digit a layer,
                  or one digit if all are equal. a: likewise, but layers that read the network's input, always at 8 bits,
-                 do not count unless there are no others. score: a float, accuracy or R2, measured in integers
+                 do not count unless there are no others. score: a float, accuracy or R2, measured in integers. Or a
+                 conditional point: [name, gate, score]
     labels       names of the classes, or []
     provenance   an object of strings and numbers: seed, versions, data hash; its order is free
     sha256       checksums of the parameters, and for each width of the planes that it adds to the next narrower one
+
+The gate of a conditional point (caq.conditional): an object.
+
+    reads        the tensor that it reads, 8 bits: 0 is the network's input
+    shift        that its sums are shifted by, 0 to 31
+    weights      [[...], ...]: of each branch (2 to 16), for each channel of the tensor; -128 to 127
+    bias         [...]: of each branch; no score may leave 32 bits
+    branches     [w, a, taken], then its parameter set, if it has its own: widths as of a point, and by how many of the
+                 scored samples it was taken, `samples` together. All branches have alike: widths, gains and biases of
+                 layers before the tensor, and the activation widths of layers that say what those write
 
 Numbers are finite; names are of at most 256 characters, none of them a control character or half a surrogate pair.
 A loader refuses what it does not understand, and checks sizes against the file before it allocates. Nothing here is

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import math
 from _thread import allocate_lock  # threading.Lock without the rest of threading, which takes as long as this package
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from caq.artifact import check_max_width, load
+from caq.conditional import Branch, ConditionalGate
 from caq.errors import AssignmentError, ConfigError, DataError, nearest
 from caq.graph import Assignment, LayerWidths
 from caq.model import Model, OperatingPoint
-from caq.native import NativePlan, Program, Tables
+from caq.native import NativePlan, Tables
 from caq.native import softmax as native_softmax
 from caq.plan import build_plan
+from caq.program import Program
 from caq.quant import plane_bytes
+from caq.scaling import check_finite
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -54,6 +57,9 @@ class Engine:
     one inference at a time: one that begins while another has them runs on its caller's thread alone, and so does every
     inference of a child process that was forked off. They end with the engine.
 
+    At a conditional point each sample of a batch takes one of the point's branches, which its gate picks on the way;
+    `run_routed` says which one. The panels of all branches are resident while the point is.
+
     Plans of points that were selected stay resident, so that selecting them again swaps one reference; `trim` frees
     them. Raises ArtifactError on a file that cannot be trusted, AssignmentError if no point is left, ConfigError on a
     source, a width, kernels or an instruction set that there is not, on threads that cannot be had, and on a file that
@@ -78,7 +84,7 @@ class Engine:
             raise ConfigError("mapped: this model is in memory; pass its path, or caq.load(path, mapped=True)")
         self.model = source if isinstance(source, Model) else load(source, max_width=max_width, mapped=mapped)
         available = min(len(self.model.planes), max_width)
-        needed = {p.name: max(pair.weight for pair in p.assignment) for p in self.model.points}
+        needed = {p.name: max(max(_weights(b.assignment)) for b in p.branches) for p in self.model.points}
         served = {p.name: p for p in self.model.points if needed[p.name] <= available}
         if not served:
             least = min(needed.values())
@@ -90,7 +96,7 @@ class Engine:
         self.label_names = self.model.label_names
         self._program = Program(self.model, lean=lean, isa=isa, threads=threads) if kernels == "native" else None
         self._plans: dict[str, AnyPlan] = {}
-        self._tables: dict[str, Tables] = {}
+        self._tables: dict[str, tuple[Tables, ...]] = {}
         self._lock = allocate_lock()
         first = next(iter(served))
         self._active: tuple[str, AnyPlan] = (first, self._resident(first))
@@ -117,23 +123,36 @@ class Engine:
 
     def select(self, point: str) -> None:
         """Switches to an operating point by name. Raises AssignmentError for an unknown one."""
+        self._known(point)
+        with self._lock:
+            self._active = (point, self._plans.get(point) or self._resident(point))
+
+    def _known(self, point: str) -> OperatingPoint:
         if not isinstance(point, str):
             known = ", ".join(self.points)
             raise AssignmentError(f"a point is selected by its name, not by {type(point).__name__}; known: {known}")
         if point not in self.points:
             raise AssignmentError(f"no operating point {point!r}{nearest(point, self.points)}")
-        with self._lock:
-            self._active = (point, self._plans.get(point) or self._resident(point))
+        return self.points[point]
 
     def _resident(self, point: str) -> AnyPlan:
-        chosen = self.points[point]
-        if self._program is None:
-            plan = self.build(chosen.assignment, chosen.parameter_set)
+        plan = self._plans[point] = self._make(self.points[point])
+        return plan
+
+    def _make(self, point: OperatingPoint) -> AnyPlan:
+        """The plan of an operating point; one thread at a time."""
+        if (program := self._program) is None:
+            return self._reference(point.branches, point.gate)
+        tables = self._tables.get(point.name)
+        if tables is None:
+            tables = tuple(Tables(program, b.assignment, b.parameter_set) for b in point.branches)
+        if point.gate is None:
+            plan = NativePlan(program, tables[0])
         else:
-            tables = self._tables.get(point) or Tables(self._program, chosen.assignment, chosen.parameter_set)
-            plan = NativePlan(self._program, tables)
-            self._tables[point] = tables
-        self._plans[point] = plan
+            from caq.native_conditional import ConditionalPlan  # most models do without
+
+            plan = ConditionalPlan(program, tables, point.gate)
+        self._tables[point.name] = tables
         return plan
 
     def trim(self) -> None:
@@ -148,17 +167,17 @@ class Engine:
             if self._program is not None:
                 self._program.trim()
             if self.model.mapped is not None:
-                self.model.mapped.give_back(self._planes_read(active.assignment))
+                self.model.mapped.give_back(self._planes_read(active.assignments))
 
-    def _planes_read(self, assignment: Assignment) -> list[tuple[int, int]]:
-        """First byte and length of what an inference reads of each layer's bit planes."""
+    def _planes_read(self, assignments: Sequence[Assignment]) -> list[tuple[int, int]]:
+        """First byte and length of what inferences read of each layer's bit planes, at one assignment or another."""
         if self._program is None or not self._program.lean:
             return []
         graph = self.model.graph
         return [
             (plane * graph.plane_bytes + layer.first_byte, plane_bytes(layer.weights))
-            for layer, pair in zip(graph.layers, assignment, strict=True)
-            for plane in range(pair.weight)
+            for layer, *pairs in zip(graph.layers, *assignments, strict=True)
+            for plane in range(max(pair.weight for pair in pairs))
         ]
 
     def build(self, assignment: Assignment, parameter_set: int | None = None) -> AnyPlan:
@@ -172,11 +191,11 @@ class Engine:
                 "an assignment is a tuple of LayerWidths; caq.graph.parse_assignment('w8a8,w4a4') makes one from text"
             )
         if parameter_set is not None:
-            owners = [p for p in model.points if p.parameter_set == parameter_set]
+            owners = [(p.name, b) for p in model.points for b in p.branches if b.parameter_set == parameter_set]
             if not owners:
                 raise AssignmentError(f"no parameter set {parameter_set!r} of an operating point; leave it out")
-            if all(_weights(p.assignment) != _weights(assignment) for p in owners):
-                names = ", ".join(p.name for p in owners)
+            if all(_weights(branch.assignment) != _weights(assignment) for _, branch in owners):
+                names = ", ".join(dict(owners))
                 raise AssignmentError(
                     f"parameter set {parameter_set} fits the weight widths of {names} only; leave it out"
                 )
@@ -185,12 +204,23 @@ class Engine:
         if (widest := max(_weights(assignment))) > len(planes):
             raise AssignmentError(f"weights of {widest} bits: only {len(planes)} bit planes were read")
         if self._program is None:
-            from caq.reference import ReferencePlan
-
-            model.check_file()
-            return ReferencePlan(model, build_plan(graph, model.parameters, planes, assignment, parameter_set))
+            return self._reference((Branch(assignment, parameter_set),))
         with self._lock:
             return NativePlan(self._program, Tables(self._program, assignment, parameter_set))
+
+    def build_point(self, point: str) -> AnyPlan:
+        """The plan of an operating point, without selecting it; run it with `run_plan`. Raises AssignmentError."""
+        chosen = self._known(point)
+        with self._lock:
+            return self._make(chosen)
+
+    def _reference(self, branches: Sequence[Branch], gate: ConditionalGate | None = None) -> ReferencePlan:
+        from caq.reference import ReferencePlan  # slow, and seldom wanted
+
+        model = self.model
+        model.check_file()
+        parts = model.graph, model.parameters, model.planes
+        return ReferencePlan(model, tuple(build_plan(*parts, b.assignment, b.parameter_set) for b in branches), gate)
 
     def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
         """Output codes (classes,) int16 of one sample, or (N, classes) of a batch, in the data's own layout and dtype.
@@ -203,6 +233,10 @@ class Engine:
         plan = self._active[1]
         y = plan.run_sample(x)
         return self.run_plan(plan, x) if y is None else y
+
+    def bind(self) -> Binding:
+        """Arrays for one sample and its outputs, to be used again and again: the least that an inference can cost."""
+        return Binding(self)
 
     def run_at(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int16], str]:
         """As `run`, and the name of the operating point that this very inference ran at."""
@@ -217,6 +251,17 @@ class Engine:
         samples, single = self.model.batch(x)
         y = plan.run(samples)
         return y[0] if single else y
+
+    def run_routed(
+        self, x: NDArray[np.generic], plan: AnyPlan | None = None
+    ) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+        """As `run`, and the branch of its operating point's gate that each sample took: () int32, or (N,) of a batch.
+
+        All 0 where there is no gate. plan: the caller's own, or None for the active one.
+        """
+        samples, single = self.model.batch(x)
+        y, taken = (self._active[1] if plan is None else plan).run_routed(samples)
+        return (y[0], taken[0]) if single else (y, taken)
 
     def probabilities(self, y: NDArray[np.int16]) -> NDArray[np.float32]:
         """The softmax of output codes (..., classes) that `run` gave, in steps of 1/65535; within 2e-4 of the real one.
@@ -236,3 +281,28 @@ class Engine:
     def output_step(self) -> float:
         """The real value of one output code."""
         return float(self.model.parameters.steps[-1])
+
+
+class Binding:
+    """Arrays of one sample and its outputs, bound to an engine, as inference loops have them.
+
+    x: the sample, in the data's own layout and dtype: write into it, then call `run`, which writes output codes
+    (classes,) int16 to y. Nothing is allocated or copied between. Each `run` is at the engine's point of that moment.
+    A binding belongs to one thread at a time; an engine may have many.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        model = engine.model
+        self._engine = engine
+        self.x: NDArray[np.generic] = np.zeros(model.sample_shape, model.scaling.dtype)
+        self.y: NDArray[np.int16] = np.zeros(math.prod(model.graph.shapes[-1]), np.int16)
+        program = engine.program
+        self._memory = None if program is None else (*program.pointers(self.x, self.y), program.make_arena())
+
+    def run(self) -> None:
+        """Runs the sample in `x`. Raises DataError on NaN and infinity; y has no meaning then."""
+        plan = self._engine._active[1]
+        if self._memory is None:
+            self.y[:] = plan.run(self.x[np.newaxis])[0]
+        elif plan.run_into(*self._memory):  # type: ignore[union-attr]  # all plans of a program are native
+            check_finite(self.x, "x")

@@ -13,6 +13,11 @@
     ├── UnsupportedError     a model uses an op that cannot become integers: names the op and the module
     ├── AssignmentError      a width or an operating point that the artifact does not serve
     ├── MissingExtraError    an optional package is not installed: names the pip command
+    ├── StateError           calibration state cannot be kept or used: names the folder or the slot
+    │   ├── StateFormatError the bytes are no state: cut short, damaged, or not the format
+    │   ├── StateMismatchError    a sound state, but of another artifact or of a newer caq
+    │   ├── StateLockedError another process has the folder
+    │   └── StateWriteError  a write failed: the update is off, the state before it stands
     ├── RuntimeClosedError   a runtime was used after `close`
     └── TrainingError        training cannot start or resume
 
@@ -77,6 +82,26 @@ class MissingExtraError(CaqError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs {package}, which is not installed: pip install 'caq[{extra}]'")
+
+
+class StateError(CaqError, ValueError):
+    """Calibration state cannot be kept, or cannot be used."""
+
+
+class StateFormatError(StateError):
+    """The bytes of a calibration state do not follow the layout in `caq.calibration`, or fail their checksum."""
+
+
+class StateMismatchError(StateError):
+    """A calibration state is sound, but not for this artifact, or not for this version of caq."""
+
+
+class StateLockedError(StateError):
+    """Another process, or another object of this one, uses the folder of the calibration state."""
+
+
+class StateWriteError(StateError):
+    """Calibration state could not be written; what was there before still is."""
 
 
 class RuntimeClosedError(CaqError, RuntimeError):

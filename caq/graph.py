@@ -25,12 +25,12 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from caq.errors import AssignmentError, SchemaError
 from caq.quant import ACCUMULATOR_LIMIT, TOP_WIDTH, check_widths, multiplicand_limit, plane_bytes
+from caq.record import Record
 
 KINDS = {  # kind -> fewest and most inputs
     "conv": (1, 1),
@@ -224,8 +224,7 @@ class Layer(NamedTuple):
         return self.fan_in * activation * multiplicand_limit(widths.weight)
 
 
-@dataclass(frozen=True)
-class Graph:
+class Graph(Record):
     """A validated list of operations. Raises SchemaError at construction, naming the operation.
 
     input_shape: (H, W, C) of one sample. widths: the weight widths that the model serves, ascending.
@@ -234,8 +233,6 @@ class Graph:
     input_shape: Shape
     ops: tuple[Op, ...]
     widths: tuple[int, ...]
-    shapes: tuple[Shape, ...] = field(init=False, compare=False)
-    ranges: tuple[tuple[int, int], ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         try:
@@ -246,6 +243,27 @@ class Graph:
             raise SchemaError(f"widths {self.widths}: give them in ascending order")
         if not 0 < len(self.ops) <= MAX_OPS:
             raise SchemaError(f"a graph has 1 to {MAX_OPS} operations, not {len(self.ops)}")
+        made = len(self.shapes) - 1  # which checks every operation
+        read = {t for op in self.ops for t in op.inputs}
+        if idle := set(range(made)) - read:
+            raise SchemaError(f"tensors {sorted(idle)} are read by no operation")
+        if not self.layers:
+            raise SchemaError("a graph has at least one conv")
+        for layer in self.layers:
+            if layer.weights > MAX_LAYER_WEIGHTS or layer.fan_in * 255 * 128 > ACCUMULATOR_LIMIT:
+                raise SchemaError(f"layer {layer.name!r}: {layer.weights} weights, {layer.fan_in} a sum: too many")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Graph):
+            return NotImplemented
+        return (self.input_shape, self.ops, self.widths) == (other.input_shape, other.ops, other.widths)
+
+    def __hash__(self) -> int:
+        return hash((self.input_shape, self.ops, self.widths))
+
+    @cached_property
+    def _tensors(self) -> tuple[tuple[Shape, ...], tuple[tuple[int, int], ...]]:
+        """Shape, and lowest and highest code, of the input and of each operation's output. Raises SchemaError."""
         shapes, ranges = [_checked("input", self.input_shape)], [(-128, 127)]
         for i, op in enumerate(self.ops):
             at = f"ops[{i}] ({op.kind[:40]} {op.name[:80]})".replace(" )", ")")
@@ -263,16 +281,17 @@ class Graph:
             if math.prod(shapes[-1]) * math.prod(op.kernel) * per_output > MAX_WORK:
                 raise SchemaError(f"{at}: more than {MAX_WORK} multiply-accumulates")
             ranges.append((low, high))
-        read = {t for op in self.ops for t in op.inputs}
-        if idle := set(range(len(self.ops))) - read:
-            raise SchemaError(f"tensors {sorted(idle)} are read by no operation")
-        object.__setattr__(self, "shapes", tuple(shapes))
-        object.__setattr__(self, "ranges", tuple(ranges))
-        if not self.layers:
-            raise SchemaError("a graph has at least one conv")
-        for layer in self.layers:
-            if layer.weights > MAX_LAYER_WEIGHTS or layer.fan_in * 255 * 128 > ACCUMULATOR_LIMIT:
-                raise SchemaError(f"layer {layer.name!r}: {layer.weights} weights, {layer.fan_in} a sum: too many")
+        return tuple(shapes), tuple(ranges)
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """(H, W, C) of each tensor: the input, then each operation's output."""
+        return self._tensors[0]
+
+    @cached_property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """Lowest and highest code of each tensor."""
+        return self._tensors[1]
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

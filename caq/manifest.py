@@ -6,12 +6,14 @@ import math
 import reprlib
 from typing import Any, NamedTuple
 
+from caq.conditional import MAX_BRANCHES, Branch, ConditionalGate, check_gate, mean_cost
 from caq.errors import CaqError, SchemaError
-from caq.graph import MAX_OPS, Assignment, Graph, LayerWidths, Op
+from caq.graph import MAX_DIM, MAX_OPS, Assignment, Graph, LayerWidths, Op
 from caq.model import TASKS, OperatingPoint
+from caq.plan import naming
 from caq.quant import TOP_WIDTH
 from caq.scaling import RAW_RANGES
-from caq.strict_json import as_choice, as_count, as_ints, as_list, as_object, as_real, as_text, dump, with_keys
+from caq.strict_json import as_choice, as_count, as_ints, as_list, as_object, as_real, as_row, as_text, dump, with_keys
 
 MAX_POINTS = 1024
 MAX_SETS = 1024
@@ -92,6 +94,8 @@ class Manifest(NamedTuple):
             raise SchemaError(f"sets: {sets} parameter sets, not {len(graph.widths)} to {MAX_SETS}")
         samples = as_count(data["samples"], "samples")
         rows = as_list(data["points"], "points", MAX_POINTS)
+        if (branches := sum(map(_branches_in, rows))) > MAX_POINTS:
+            raise SchemaError(f"points: {branches} branches in all, at most {MAX_POINTS}")
         points = tuple(_point_from_json(f"points[{i}]", p, graph, task, samples, sets) for i, p in enumerate(rows))
         if not points or len({p.name for p in points}) != len(points):
             raise SchemaError("points: at least one, and each of its own name")
@@ -115,16 +119,36 @@ def _image_shape(sample: tuple[int, ...]) -> tuple[int, ...]:
 
 def _point_to_json(p: OperatingPoint, graph: Graph) -> list[Any]:
     """An operating point as the manifest has it. Raises SchemaError on widths that `graph` does not serve."""
+    with naming(f"point {p.name!r}"):
+        if p.gate is not None:
+            return [p.name, _gate_to_json(p.gate, graph), p.score]
+        return [p.name, *_branch_to_json(p.assignment, graph, p.score, p.parameter_set)]
+
+
+def _gate_to_json(gate: ConditionalGate, graph: Graph) -> dict[str, Any]:
+    return {
+        "reads": gate.tensor,
+        "shift": gate.shift,
+        "weights": [list(row) for row in gate.weights],
+        "bias": list(gate.bias),
+        "branches": [_branch_to_json(b.assignment, graph, b.taken, b.parameter_set) for b in gate.branches],
+    }
+
+
+def _branch_to_json(
+    assignment: Assignment, graph: Graph, measured: float | int, parameter_set: int | None
+) -> list[Any]:
+    """w and a, what was measured, and the parameter set if it is an own one."""
     try:
-        graph.check_assignment(p.assignment)  # only then every width is one digit
+        graph.check_assignment(assignment)  # only then every width is one digit
     except CaqError as e:
-        raise SchemaError(f"point {p.name!r}: {e}") from None
-    pairs = list(zip(p.assignment, graph.layers, strict=True))
+        raise SchemaError(str(e)) from None
+    pairs = list(zip(assignment, graph.layers, strict=True))
     # Layers that read the network's input have no choice, so they do not keep the others from being alike.
     free = [pair.activation for pair, layer in pairs if not layer.reads_input] or [TOP_WIDTH]
-    activations = free if len(set(free)) == 1 else [pair.activation for pair in p.assignment]
-    row = [p.name, _digits([pair.weight for pair in p.assignment]), _digits(activations), p.score]
-    return row if p.parameter_set is None else [*row, p.parameter_set]
+    activations = free if len(set(free)) == 1 else [pair.activation for pair in assignment]
+    row = [_digits([pair.weight for pair in assignment]), _digits(activations), measured]
+    return row if parameter_set is None else [*row, parameter_set]
 
 
 def _digits(widths: list[int]) -> str:
@@ -134,26 +158,74 @@ def _digits(widths: list[int]) -> str:
 
 def _point_from_json(at: str, data: object, graph: Graph, task: str, samples: int, sets: int) -> OperatingPoint:
     row = as_list(data, at, 5)
-    if len(row) < 4:
-        raise SchemaError(f"{at}: name, w, a, score and perhaps set are expected, not {len(row)} values")
+    conditional = len(row) == 3 and isinstance(row[1], dict)
+    if len(row) < 4 and not conditional:
+        wanted = "name, w, a, score and perhaps set, or name, gate, score"
+        raise SchemaError(f"{at}: {wanted} are expected, not {len(row)} values")
     name = as_text(row[0], f"{at}.name", MAX_NAME)
-    assignment = _assignment(at, row[1], row[2], graph)
+    if conditional:
+        gate = _gate_from_json(f"{at}.gate", row[1], graph, samples, sets)
+        (assignment, own_set, _), cost = gate.branches[0], mean_cost(graph, gate)
+    else:
+        gate, (assignment, own_set) = None, _branch_from_json(at, row[1:3], row[4:], graph, sets)
+        cost = graph.cost(assignment)
+    score = as_real(row[2 if conditional else 3], f"{at}.score")
+    if score > 1 or (score < 0 and task == "classify"):
+        raise SchemaError(f"{at}.score: {score} is no {TASKS[task]}")
+    return OperatingPoint(name, assignment, score, TASKS[task], samples, cost, own_set, gate)
+
+
+def _branches_in(row: object) -> int:
+    """How many ways to compute an inference a point claims to have, before anything of it is checked."""
+    match row:
+        case [_, {"branches": [*branches]}, _]:
+            return len(branches)
+    return 1
+
+
+def _gate_from_json(at: str, data: object, graph: Graph, samples: int, sets: int) -> ConditionalGate:
+    """Reads what `_gate_to_json` wrote. Raises SchemaError that names the field."""
+    fields = with_keys(data, at, {"reads", "shift", "weights", "bias", "branches"})
+    branches = []
+    for i, value in enumerate(as_list(fields["branches"], f"{at}.branches", MAX_BRANCHES)):
+        here = f"{at}.branches[{i}]"
+        row = as_list(value, here, 4)
+        if len(row) < 3:
+            raise SchemaError(f"{here}: w, a, taken and perhaps set are expected, not {len(row)} values")
+        taken = as_count(row[2], f"{here}.taken")
+        branches.append(Branch(*_branch_from_json(here, row[:2], row[3:], graph, sets), taken))
+    if (total := sum(branch.taken for branch in branches)) != samples:
+        raise SchemaError(f"{at}.branches: taken by {total} samples, while scores are of {samples}")
+    rows = as_list(fields["weights"], f"{at}.weights", MAX_BRANCHES)
+    gate = ConditionalGate(
+        as_count(fields["reads"], f"{at}.reads"),
+        as_count(fields["shift"], f"{at}.shift"),
+        tuple(as_row(row, f"{at}.weights[{i}]", MAX_DIM) for i, row in enumerate(rows)),
+        as_row(fields["bias"], f"{at}.bias", MAX_BRANCHES),
+        tuple(branches),
+    )
+    with naming(at):
+        check_gate(graph, gate)
+    return gate
+
+
+def _branch_from_json(
+    at: str, widths: list[Any], own: list[Any], graph: Graph, sets: int
+) -> tuple[Assignment, int | None]:
+    """The assignment of [w, a] and the parameter set of [] or [set]."""
+    assignment = _assignment(at, widths[0], widths[1], graph)
     try:
         graph.check_assignment(assignment)
     except CaqError as e:
         raise SchemaError(f"{at}: {e}") from None
-    score = as_real(row[3], f"{at}.score")
-    if score > 1 or (score < 0 and task == "classify"):
-        raise SchemaError(f"{at}.score: {score} is no {TASKS[task]}")
-    own_set = as_count(row[4], f"{at}.set") if len(row) == 5 else None
+    own_set = as_count(own[0], f"{at}.set") if own else None
     if own_set is not None and not len(graph.widths) <= own_set < sets:
         raise SchemaError(f"{at}.set: no parameter set {own_set} of a point's own")
-    point = OperatingPoint(name, assignment, score, TASKS[task], samples, graph.cost(assignment), own_set)
-    shortest = _point_to_json(point, graph)
-    for i, key in ((1, "w"), (2, "a")):
-        if row[i] != shortest[i]:
-            raise SchemaError(f"{at}.{key}: {reprlib.repr(row[i])} is written {reprlib.repr(shortest[i])}")
-    return point
+    shortest = _branch_to_json(assignment, graph, 0, own_set)
+    for found, wanted, key in zip(widths, shortest, "wa", strict=False):
+        if found != wanted:
+            raise SchemaError(f"{at}.{key}: {reprlib.repr(found)} is written {reprlib.repr(wanted)}")
+    return assignment, own_set
 
 
 def _assignment(at: str, w: object, a: object, graph: Graph) -> Assignment:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from caq.conditional import Branch, ConditionalGate, check_gate, check_prefix, mean_cost
 from caq.errors import DataError
 from caq.graph import Assignment, Cost, Graph
-from caq.plan import Parameters
+from caq.plan import Parameters, naming
+from caq.record import Record
 from caq.scaling import InputScaling
 
 if TYPE_CHECKING:
@@ -25,7 +27,9 @@ class OperatingPoint(NamedTuple):
     """A named assignment with what was measured at it.
 
     score: of `metric` ("accuracy", 0..1, or "r2") on `samples` test samples, run in integers. parameter_set: row of the
-    parameters that were re-estimated for this point; None where the widths' own rows serve.
+    parameters that were re-estimated for this point; None where the widths' own rows serve. gate: of a conditional
+    point, whose inferences each take one of its branches; `assignment` and `parameter_set` are then those of the first
+    branch, and `cost` is the mean over the scored samples, the gate's own included.
     """
 
     name: str
@@ -35,15 +39,33 @@ class OperatingPoint(NamedTuple):
     samples: int
     cost: Cost
     parameter_set: int | None = None
+    gate: ConditionalGate | None = None
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The ways that an inference may take: those of the gate, or the one that there is."""
+        return (Branch(self.assignment, self.parameter_set, self.samples),) if self.gate is None else self.gate.branches
+
+    def measured(self, graph: Graph, taken: Sequence[int]) -> OperatingPoint:
+        """A conditional point whose branches took so many of the scored samples each, with the mean cost of that."""
+        assert self.gate is not None
+        branches = tuple(b._replace(taken=int(n)) for b, n in zip(self.gate.branches, taken, strict=True))
+        gate = self.gate._replace(branches=branches)
+        return self._replace(gate=gate, cost=mean_cost(graph, gate))
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """How often each branch was taken by the scored samples, 0..1; all alike if none were scored."""
+        taken = [branch.taken for branch in self.branches]
+        return tuple(n / sum(taken) if any(taken) else 1 / len(taken) for n in taken)
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
+class Model(Record):
     """All that a `.caq` file holds.
 
     planes: (w, graph.plane_bytes) uint8, most significant first; w is below 8 when only narrower widths were read.
     sample_shape: of one sample in the data's own layout. mapped: the file that `planes` lie in, if they were not read
-    into memory; None as soon as they are others.
+    into memory; None as soon as they are others. Raises SchemaError on a conditional point whose gate cannot work.
     """
 
     graph: Graph
@@ -60,6 +82,11 @@ class Model:
     def __post_init__(self) -> None:
         if self.mapped is not None and self.mapped.planes is not self.planes:
             object.__setattr__(self, "mapped", None)
+        for point in self.points:
+            if point.gate is not None:
+                with naming(f"point {point.name!r}"):
+                    check_gate(self.graph, point.gate)
+                    check_prefix(self.graph, self.parameters, point.gate)
 
     def check_file(self) -> None:
         """Raises IntegrityError if the bit planes lie in a mapped file that was changed since it was verified."""

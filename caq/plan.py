@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from caq.quant import (
     requantize,
     unpack,
 )
+from caq.record import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +41,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Parameters:
+class Parameters(Record):
     """What a layer's integers are derived from; S sets, C channels of all layers together, L layers, T tensors.
 
     A *set* holds batch norm's effect at one weight width (set i belongs to the i-th width), or at one operating point
@@ -177,6 +176,25 @@ def written(graph: Graph, parameters: Parameters, assignment: Assignment) -> lis
     return outputs
 
 
+def affine(parameters: Parameters, layer: Layer, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gain and bias (O,) of a layer in parameter set `row`: see Parameters."""
+    span = slice(layer.first_channel, layer.first_channel + layer.channels)
+    gain = np.ldexp(parameters.gain[row, span].astype(np.float64), int(parameters.gain_exponent[row, layer.index]))
+    bias = np.ldexp(parameters.bias[row, span].astype(np.float64), int(parameters.bias_exponent[row, layer.index]))
+    return gain, bias
+
+
+def to_mantissas(values: NDArray[np.float64]) -> tuple[NDArray[np.int16], int]:
+    """Gains or biases of a layer as they are stored, mantissas with one exponent: values are mantissas * 2**exponent.
+
+    Values too large or small for EXPONENT_RANGE become the nearest that it has.
+    """
+    _, exponent = np.frexp(np.abs(values).max())
+    exponent = int(np.clip(exponent - 15, *EXPONENT_RANGE))
+    mantissas = np.floor(np.ldexp(values, -exponent) + 0.5)
+    return np.clip(mantissas, -(2**15) + 1, 2**15 - 1).astype(np.int16), exponent
+
+
 def layer_fixed_point(
     graph: Graph,
     parameters: Parameters,
@@ -190,9 +208,7 @@ def layer_fixed_point(
     output_ratio: of what it writes (`Written`).
     """
     row = graph.widths.index(widths.weight) if index is None else index
-    span = slice(layer.first_channel, layer.first_channel + layer.channels)
-    gain = np.ldexp(parameters.gain[row, span].astype(np.float64), int(parameters.gain_exponent[row, layer.index]))
-    bias = np.ldexp(parameters.bias[row, span].astype(np.float64), int(parameters.bias_exponent[row, layer.index]))
+    gain, bias = affine(parameters, layer, row)
     if widths.activation != TOP_WIDTH:
         gain = gain * np.float64(parameters.ratios[layer.index, graph.widths.index(widths.activation)])
     gain, bias = gain / output_ratio, bias / output_ratio

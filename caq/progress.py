@@ -11,8 +11,8 @@ Advance = Callable[[str], None]
 
 
 @contextmanager
-def progress(description: str, total: int, enabled: bool = True) -> Iterator[Advance]:
-    """Shows `total` units of work on standard error; yields a function to call after each."""
+def progress(description: str, total: int | None, enabled: bool = True) -> Iterator[Advance]:
+    """Shows `total` units of work (None: nobody knows) on standard error; yields a function to call after each."""
     if not (enabled and sys.stderr.isatty()):
         yield lambda text: None
         return

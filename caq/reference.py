@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from caq.conditional import ConditionalGate, choose
 from caq.graph import Assignment
 from caq.kernels import reference
 from caq.model import Model
 from caq.plan import Plan, Step
 from caq.quant import requantize
 
+Tensors = dict[int, NDArray[np.int32]]
+
 
 def execute_reference(plan: Plan, codes: NDArray[np.int8]) -> NDArray[np.int16]:
     """Runs `plan` with the reference kernels: codes (N, H, W, C) int8 -> output codes (N, H', W', C') int16."""
-    live: dict[int, NDArray[np.int32]] = {0: codes.astype(np.int32)}
-    for i, step in enumerate(plan.steps):
+    live = run_steps(plan, {0: codes.astype(np.int32)}, 0, len(plan.steps))
+    return live[len(plan.steps)].astype(np.int16)
+
+
+def execute_conditional(
+    plans: Sequence[Plan], gate: ConditionalGate, codes: NDArray[np.int8]
+) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+    """As `execute_reference`, each sample with the plan of the branch (N,) that the gate picks for it."""
+    count = len(plans[0].steps)
+    live = run_steps(plans[0], {0: codes.astype(np.int32)}, 0, gate.tensor)
+    taken = choose(gate, live[gate.tensor])
+    outputs = np.empty((len(codes), *plans[0].graph.shapes[-1]), np.int16)
+    for branch in np.unique(taken):
+        part = {t: tensor[taken == branch] for t, tensor in live.items()}
+        outputs[taken == branch] = run_steps(plans[branch], part, gate.tensor, count)[count]
+    return outputs, taken.astype(np.int32)
+
+
+def run_steps(plan: Plan, live: Tensors, first: int, last: int) -> Tensors:
+    """Runs steps [first, last) on the tensors that are alive, and returns those that are afterwards."""
+    for i, step in enumerate(plan.steps[first:last], first):
         live[i + 1] = _run(step, [live[t] for t in step.op.inputs])
         for t in set(step.op.inputs):
             if plan.last_use[t] == i:
                 del live[t]
-    return live[len(plan.steps)].astype(np.int16)
+    return live
 
 
 def _run(step: Step, inputs: list[NDArray[np.int32]]) -> NDArray[np.int32]:
@@ -47,15 +70,21 @@ def _run(step: Step, inputs: list[NDArray[np.int32]]) -> NDArray[np.int32]:
 
 
 class ReferencePlan(NamedTuple):
-    """A plan that the reference kernels run: slow, and the definition of right."""
+    """A point that the reference kernels run: slow, and the definition of right. plans: of its branches."""
 
     model: Model
-    plan: Plan
+    plans: tuple[Plan, ...]
+    gate: ConditionalGate | None = None
 
     @property
     def assignment(self) -> Assignment:
-        """The widths that this plan computes with."""
-        return self.plan.assignment
+        """The widths that this plan computes with; those of its first branch if it has several."""
+        return self.plans[0].assignment
+
+    @property
+    def assignments(self) -> tuple[Assignment, ...]:
+        """The widths that this plan computes with, of each branch."""
+        return tuple(plan.assignment for plan in self.plans)
 
     def run_sample(self, x: NDArray[np.generic]) -> NDArray[np.int16] | None:
         """None: `run` does it."""
@@ -63,4 +92,12 @@ class ReferencePlan(NamedTuple):
 
     def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
         """Output codes (N, outputs) of a batch (N, *sample_shape). Raises DataError."""
-        return execute_reference(self.plan, self.model.encode(x)[0]).reshape(len(x), -1)
+        return self.run_routed(x)[0]
+
+    def run_routed(self, x: NDArray[np.generic]) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+        """As `run`, and the branch (N,) that each sample took."""
+        codes, _ = self.model.encode(x)
+        if self.gate is None:
+            return execute_reference(self.plans[0], codes).reshape(len(x), -1), np.zeros(len(x), np.int32)
+        outputs, taken = execute_conditional(self.plans, self.gate, codes)
+        return outputs.reshape(len(x), -1), taken

@@ -30,8 +30,9 @@ from caq.engine import Engine
 from caq.errors import ConfigError
 from caq.graph import Graph, LayerWidths, Op, Shape
 from caq.model import Model, OperatingPoint
-from caq.native import NativePlan, Program, Tables, isa_names
+from caq.native import NativePlan, Tables
 from caq.plan import Parameters
+from caq.program import Program, isa_names
 from caq.quant import plane_bytes
 from caq.scaling import InputScaling
 
@@ -98,7 +99,8 @@ class Profile:
     inference_s: of an inference in a batch: the steps, encoding the sample, and caches that other steps have used.
     run_s: of `Engine.run` with one sample: what it takes longer is the call from Python. panel_bytes: of all panels
     that the plan holds, 0 if it is lean. arena_bytes: of the memory of one inference; peak_bytes: of its tensors as
-    they were placed; lower_bound_bytes: of the most that are alive at once.
+    they were placed; lower_bound_bytes: of the most that are alive at once. gate_s: of a conditional point's gate, with
+    its call from Python; 0 where there is none.
     """
 
     machine: Machine
@@ -110,6 +112,7 @@ class Profile:
     arena_bytes: int
     peak_bytes: int
     lower_bound_bytes: int
+    gate_s: float = 0.0
 
     @property
     def steps_s(self) -> float:
@@ -122,28 +125,32 @@ class Profile:
         return sum(step.roof.time_s for step in self.steps)
 
 
-def profile(engine: Engine, seconds: float = 1.0) -> Profile:
-    """Measures this machine, then times the engine's operating point for about `seconds`.
+def profile(engine: Engine, seconds: float = 1.0, branch: int = 0) -> Profile:
+    """Measures this machine, then times the engine's operating point, at one of its branches, for about `seconds`.
 
     Each figure is the least of the rounds that this leaves time for. The sample is random: no kernel's time depends on
-    the codes. Raises ConfigError on an engine of reference kernels.
+    the codes. Raises ConfigError on an engine of reference kernels, and on a branch that there is not.
     """
     plan, program = engine.plan, engine.program
     if program is None or not isinstance(plan, NativePlan):
         raise ConfigError("kernels: only native ones are profiled, not 'reference'; leave kernels='reference' out")
+    if not 0 <= branch < len(plan.assignments):
+        raise ConfigError(f"branch {branch}: point {engine.point!r} has {len(plan.assignments)}, counted from 0")
+    whole = plan
+    plan = plan.branches[branch]
     machine = measure_machine(list(isa_names())[program.isa])
     model = engine.model
     x = np.random.default_rng(0).integers(0, 128, model.sample_shape).astype(model.scaling.dtype)
 
     def run(count: int) -> None:
         for _ in range(count):
-            engine.run(x)
+            engine.run_plan(plan, x)
 
     run(1)
     repeat = _repeats(_seconds(run, 1))
     batch = np.stack([x] * repeat)
     times = unpacking = [math.inf] * len(program.order)
-    run_s = inference_s = math.inf
+    run_s = inference_s = gate_s = math.inf
     rounds, start = 0, time.perf_counter()
     while rounds < FEWEST_ROUNDS or time.perf_counter() - start < seconds:
         rounds += 1
@@ -151,6 +158,7 @@ def profile(engine: Engine, seconds: float = 1.0) -> Profile:
         unpacking = list(map(min, unpacking, plan.time_unpacking(repeat, 1)))
         inference_s = min(inference_s, _seconds(plan.run, batch) / repeat)
         run_s = min(run_s, _seconds(run, repeat) / repeat)
+        gate_s = min(gate_s, whole.time_gate(repeat))
     return Profile(
         machine,
         program.lean,
@@ -161,6 +169,7 @@ def profile(engine: Engine, seconds: float = 1.0) -> Profile:
         program.arena_bytes,
         program.peak_bytes,
         program.lower_bound_bytes,
+        gate_s,
     )
 
 

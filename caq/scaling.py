@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from caq.errors import DataError, SchemaError
+from caq.record import Record
 
 # The range of raw16 for each dtype that a sample may have.
 RAW_RANGES: dict[str, tuple[int, int]] = {
@@ -43,8 +43,7 @@ class Moments(NamedTuple):
     deviation: Sequence[float]
 
 
-@dataclass(frozen=True, eq=False)
-class InputScaling:
+class InputScaling(Record):
     """The integers of the module's formula, one of each per channel (C: the last axis of a sample).
 
     dtype       "uint8", "int16" or "float32": what `encode` accepts

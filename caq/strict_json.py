@@ -87,6 +87,12 @@ def as_ints(data: object, at: str) -> tuple[int, ...]:
     return tuple(_typed(data, at, list, "a list of 1 to 8 integers", good))
 
 
+def as_row(data: object, at: str, most: int) -> tuple[int, ...]:
+    """A list of at most `most` integers of 32 bits."""
+    good: Callable[[Any], bool] = lambda d: len(d) <= most and all(type(v) is int and -(2**31) <= v < 2**31 for v in d)  # noqa: E731
+    return tuple(_typed(data, at, list, f"a list of at most {most} integers of 32 bits", good))
+
+
 def as_real(data: object, at: str) -> float:
     """A number with a fraction: 1.0, because 1 would be a second notation of it."""
     return _typed(data, at, float, "a number like 0.5 or 1.0", lambda _: True)

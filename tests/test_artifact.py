@@ -12,7 +12,6 @@ import random
 import resource
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +131,7 @@ def test_a_save_syncs_the_file_before_it_is_named_and_the_folder_after(tmp_path,
 def with_sets(p: Parameters, count: int) -> Parameters:
     """The first set `count` times."""
     names = ("gain", "gain_exponent", "bias", "bias_exponent")
-    return replace(p, **{name: getattr(p, name)[:1].repeat(count, 0) for name in names})
+    return p.replace(**{name: getattr(p, name)[:1].repeat(count, 0) for name in names})
 
 
 @pytest.mark.parametrize("shape", [(7, 16), (112,), (1, 8, 7, 2), (8, 7, 2)])
@@ -140,7 +139,7 @@ def test_the_shape_that_the_graph_eats_is_stored_where_it_does_not_follow(shape)
     m = models.model(0)
     assert m.graph.input_shape == (8, 7, 2)
     channels = shape[-1]
-    m = replace(m, sample_shape=shape, scaling=models.random_scaling(np.random.default_rng(0), "uint8", channels))
+    m = m.replace(sample_shape=shape, scaling=models.random_scaling(np.random.default_rng(0), "uint8", channels))
     data = dumps(m)
     assert (loads(data).sample_shape, loads(data).graph) == (shape, m.graph)
     assert (b'"shape":[8,7,2]' in data) == (shape != (8, 7, 2))
@@ -159,7 +158,7 @@ def test_assignments_of_equal_digits_are_written_as_one():
         "one more": (*graph.uniform(2)[:-1], LayerWidths(2, 4)),
     }
     points = tuple(OperatingPoint(name, a, 0.25, "accuracy", samples, graph.cost(a)) for name, a in pairs.items())
-    data = dumps(replace(m, points=points))
+    data = dumps(m.replace(points=points))
     for name, (w, a) in texts.items():
         assert f'["{name}","{w}","{a}",0.25]'.encode() in data
     assert loads(data).points == points
@@ -170,34 +169,34 @@ def test_save_refuses_models_that_break_a_rule(tmp_path):
     p, point = m.parameters, m.points[0]
     wide = tuple(LayerWidths(22, 8) for _ in point.assignment)
     cases = [
-        (replace(m, points=()), "points: at least one"),
-        (replace(m, points=(point, point)), "each of its own name"),
-        (replace(m, points=(point._replace(assignment=wide),)), "point 'w2a2': layer .* weights of 22 bits"),
-        (replace(m, points=(point._replace(cost=m.points[2].cost),)), "point 'w2a2' has a cost or metric"),
-        (replace(m, points=(point._replace(metric="r2"),)), "point 'w2a2' has a cost or metric"),
-        (replace(m, points=(point, m.points[1]._replace(samples=9))), "point 'w4a4': .* 9 samples, 'w2a2' on 50"),
-        (replace(m, points=(point._replace(samples=-1),)), "samples: a count"),
-        (replace(m, points=(point._replace(score=1.5),)), "score"),
-        (replace(m, points=(point._replace(score=1),)), r"points\[0\].score: a number like 0.5 or 1.0"),
-        (replace(m, points=(point._replace(score=float("nan")),)), "not JSON"),
-        (replace(m, points=(point._replace(score=np.float32(0.5)),)), "not JSON"),
-        (replace(m, points=(point._replace(parameter_set=7),)), "no parameter set 7"),
-        (replace(m, label_names=("a",)), "labels: 1 for 3"),
-        (replace(m, provenance={"when": float("inf")}), "not JSON"),
-        (replace(m, provenance={"path": tmp_path}), "not JSON"),
-        (replace(m, provenance={"flag": True}), "provenance"),
-        (replace(m, task="guess"), "task"),
-        (replace(m, sample_shape=(1, 2, 3)), "input"),
-        (replace(m, sample_shape=()), "input.sample"),
-        (replace(m, sample_shape=(2, *m.sample_shape[:2])), "parameters: shape"),
-        (replace(m, planes=m.planes[:4]), "planes: 8 of"),
-        (replace(m, planes=m.planes[:, 1:]), "planes: 8 of"),
-        (replace(m, planes=m.planes.astype(np.int64)), "planes: 8 of"),
-        (replace(m, parameters=replace(p, gain=p.gain.astype(np.int64) + 2**16)), "gain is int64"),
-        (replace(m, parameters=replace(p, bias=p.bias[:, 1:])), "bias"),
-        (replace(m, parameters=replace(p, steps=p.steps * np.float32(np.nan))), "steps"),
-        (replace(m, parameters=replace(p, steps=p.steps * np.float32(2))), "the step of the input is"),
-        (replace(m, parameters=with_sets(p, 1025)), "sets: 1025 parameter sets, not 3 to 1024"),
+        (m.replace(points=()), "points: at least one"),
+        (m.replace(points=(point, point)), "each of its own name"),
+        (m.replace(points=(point._replace(assignment=wide),)), "point 'w2a2': layer .* weights of 22 bits"),
+        (m.replace(points=(point._replace(cost=m.points[2].cost),)), "point 'w2a2' has a cost or metric"),
+        (m.replace(points=(point._replace(metric="r2"),)), "point 'w2a2' has a cost or metric"),
+        (m.replace(points=(point, m.points[1]._replace(samples=9))), "point 'w4a4': .* 9 samples, 'w2a2' on 50"),
+        (m.replace(points=(point._replace(samples=-1),)), "samples: a count"),
+        (m.replace(points=(point._replace(score=1.5),)), "score"),
+        (m.replace(points=(point._replace(score=1),)), r"points\[0\].score: a number like 0.5 or 1.0"),
+        (m.replace(points=(point._replace(score=float("nan")),)), "not JSON"),
+        (m.replace(points=(point._replace(score=np.float32(0.5)),)), "not JSON"),
+        (m.replace(points=(point._replace(parameter_set=7),)), "no parameter set 7"),
+        (m.replace(label_names=("a",)), "labels: 1 for 3"),
+        (m.replace(provenance={"when": float("inf")}), "not JSON"),
+        (m.replace(provenance={"path": tmp_path}), "not JSON"),
+        (m.replace(provenance={"flag": True}), "provenance"),
+        (m.replace(task="guess"), "task"),
+        (m.replace(sample_shape=(1, 2, 3)), "input"),
+        (m.replace(sample_shape=()), "input.sample"),
+        (m.replace(sample_shape=(2, *m.sample_shape[:2])), "parameters: shape"),
+        (m.replace(planes=m.planes[:4]), "planes: 8 of"),
+        (m.replace(planes=m.planes[:, 1:]), "planes: 8 of"),
+        (m.replace(planes=m.planes.astype(np.int64)), "planes: 8 of"),
+        (m.replace(parameters=p.replace(gain=p.gain.astype(np.int64) + 2**16)), "gain is int64"),
+        (m.replace(parameters=p.replace(bias=p.bias[:, 1:])), "bias"),
+        (m.replace(parameters=p.replace(steps=p.steps * np.float32(np.nan))), "steps"),
+        (m.replace(parameters=p.replace(steps=p.steps * np.float32(2))), "the step of the input is"),
+        (m.replace(parameters=with_sets(p, 1025)), "sets: 1025 parameter sets, not 3 to 1024"),
     ]
     for bad, message in cases:
         with pytest.raises(SchemaError, match=message) as caught:

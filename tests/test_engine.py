@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,6 +36,34 @@ def test_a_batch_is_its_samples(seed, dtype):
         np.testing.assert_array_equal(engine.run(x[:1]), batch[:1])
         np.testing.assert_array_equal(engine.run(x[::-1]), batch[::-1])
         np.testing.assert_array_equal(engine.run(np.asfortranarray(x)), batch)
+
+
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("options", [{}, {"lean": True}])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_binding_runs_what_its_array_holds(dtype, options, kernels):
+    engine = Engine(models.model(1, dtype), kernels=kernels, **options)
+    x = models.samples(engine.model, 3)
+    bound, other = engine.bind(), engine.bind()
+    other.run()
+    zeros = other.y.copy()
+    for name in engine.points:
+        engine.select(name)
+        for sample in x:
+            bound.x[:] = sample
+            bound.run()
+            np.testing.assert_array_equal(bound.y, engine.run(sample))
+        engine.trim()
+    np.testing.assert_array_equal(other.y, zeros)
+
+
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_binding_refuses_what_is_not_finite(bad, kernels):
+    bound = Engine(models.model(0, "float32"), kernels=kernels).bind()
+    bound.x.flat[1] = bad
+    with pytest.raises(DataError, match="finite"):
+        bound.run()
 
 
 def test_gray_images_may_leave_their_channel_out():
@@ -100,7 +127,7 @@ def test_a_prefix_serves_the_narrow_points_alike(tmp_path, dtype):
     narrow = m.graph.uniform(2)
     own = m.points[0]._replace(name="own", assignment=narrow, cost=m.graph.cost(narrow), parameter_set=3)
     path = tmp_path / "m.caq"
-    path.write_bytes(dumps(replace(m, points=(*m.points, own))))
+    path.write_bytes(dumps(m.replace(points=(*m.points, own))))
     whole = Engine(path)
     x = models.samples(m, 6)
     for width, names in (
@@ -231,10 +258,10 @@ def test_plans_and_loaded_models_are_read_only():
     arrays += model.scaling.to_arrays().values()
     for name in engine.points:
         engine.select(name)
-        own = list(arrays_of(engine.plan.plan))
+        own = list(arrays_of(engine.plan.plans[0]))
         assert len(own) > 6 * len(model.graph.layers)
         arrays += own
-    assert any(step.narrow is not None for step in engine.plan.plan.steps)
+    assert any(step.narrow is not None for step in engine.plan.plans[0].steps)
     for array in arrays:
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -302,10 +301,10 @@ def test_plans_name_what_cannot_be_computed():
     layer = m.graph.layers[1]
     exponents = np.full_like(m.parameters.gain_exponent, 60)
     with pytest.raises(SchemaError, match=f"layer {m.graph.layers[0].name!r} at w8a8: .* out of range"):
-        build_plan(m.graph, replace(m.parameters, gain_exponent=exponents), m.planes, m.graph.uniform(8))
+        build_plan(m.graph, m.parameters.replace(gain_exponent=exponents), m.planes, m.graph.uniform(8))
     ratios = np.full_like(m.parameters.ratios, 2.0**-20)
     with pytest.raises(SchemaError, match=f"layer {layer.name!r} at w4a4: .* out of range"):
-        build_plan(m.graph, replace(m.parameters, ratios=ratios), m.planes, m.graph.uniform(4))
+        build_plan(m.graph, m.parameters.replace(ratios=ratios), m.planes, m.graph.uniform(4))
     steps = m.parameters.steps.copy()
     steps[0] = 2.0**40
     with pytest.raises(SchemaError, match="clamp 'x'"):
@@ -363,7 +362,7 @@ def test_parameters_refuse_shapes_and_dtypes(name):
     array = getattr(m.parameters, name)
     for bad in (array[..., :-1], array[None], array.astype(np.float64), array.astype(np.int64)):
         with pytest.raises(SchemaError, match="the graph asks for"):
-            replace(m.parameters, **{name: bad}).check(m.graph)
+            m.parameters.replace(**{name: bad}).check(m.graph)
 
 
 def test_parameters_refuse_values():
@@ -378,10 +377,10 @@ def test_parameters_refuse_values():
             array = getattr(m.parameters, name).copy()
             array.flat[-1] = value
             with pytest.raises(SchemaError, match=name):
-                replace(m.parameters, **{name: array}).check(m.graph)
+                m.parameters.replace(**{name: array}).check(m.graph)
     few = {n: getattr(m.parameters, n)[:1] for n in ("gain", "bias", "gain_exponent", "bias_exponent")}
     with pytest.raises(SchemaError, match="1 parameter sets for 2 widths"):
-        replace(m.parameters, **few).check(m.graph)
+        m.parameters.replace(**few).check(m.graph)
 
 
 def test_where_layers_start():

@@ -13,7 +13,7 @@ from tests.hostile.cases import CASES
 from tests.hostile.edits import Case
 
 
-@pytest.mark.parametrize("name", ["uint8", "float32", "reconstruct"])
+@pytest.mark.parametrize("name", ["uint8", "float32", "reconstruct", "conditional"])
 def test_the_sound_files_load_and_survive_being_taken_apart(name, tmp_path):
     path = tmp_path / "sound.caq"
     path.write_bytes(make.base(name))
@@ -31,11 +31,11 @@ def test_the_corpus_covers_every_error_under_names_of_its_own():
 def test_hostile(case: Case, mapped: bool, tmp_path):
     path = tmp_path / f"{case.name}.caq"
     path.write_bytes(case.build())
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ArtifactError, match=case.match) as caught, Reader(path) as reader:
         reader.model(mapped=mapped)
     assert caught.type is case.error, str(caught.value)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     # The message names the file, and stays short enough to read whatever the file holds.
     assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value)) < len(str(path)) + 700
 

@@ -19,7 +19,10 @@ def modules_after(statement: str) -> set[str]:
     return set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
 
 
-@pytest.mark.parametrize("statement", ["import caq", "import caq.cli", "import caq.measure", "import caq.data"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import caq", "import caq.cli", "import caq.measure", "import caq.data", "import caq.calibration, caq.search"],
+)
 def test_the_device_side_imports_no_extra(statement: str) -> None:
     assert not modules_after(statement) & set(EXTRAS)
 

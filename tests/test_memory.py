@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caq.memory import ALIGNMENT, Buffer, aligned, lower_bound, place
-from caq.native import Program
+from caq.program import Program
 from tests import models
 
 buffers = st.lists(

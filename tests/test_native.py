@@ -12,7 +12,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from caq import native
+from caq import native, program
 from caq.engine import Engine
 from caq.errors import CaqError, ConfigError, DataError, SchemaError
 from caq.graph import Assignment, Graph, Op, Shape
 from caq.kernels import reference as reference_kernels
 from caq.model import Model, OperatingPoint
-from caq.native import NativePlan, Program, Tables
+from caq.native import NativePlan, Tables
 from caq.plan import build_plan
+from caq.program import Program
 from caq.scaling import InputScaling
 from tests import models
 
 SOAK = bool(os.environ.get("CAQ_SOAK"))
 WIDTHS = (2, 3, 4, 5, 6, 8)
-ISAS = [name for name, reason in native.isa_names().items() if not reason]
+ISAS = [name for name, reason in program.isa_names().items() if not reason]
 SIGNED, RELU, WIDE = (-128, 127), (0, 255), (-(2**15), 2**15 - 1)
 Samples = NDArray[np.generic]
 
@@ -44,7 +44,7 @@ Samples = NDArray[np.generic]
 @pytest.fixture(autouse=True)
 def four_cpus(monkeypatch):
     """As many threads as tests ask for, whatever this machine has."""
-    monkeypatch.setattr(native, "cpus", lambda: 4)
+    monkeypatch.setattr(program, "cpus", lambda: 4)
 
 
 def samples(m: Model, count: int, seed: int = 0) -> Samples:
@@ -57,9 +57,7 @@ def samples(m: Model, count: int, seed: int = 0) -> Samples:
 def as_int16(m: Model) -> Model:
     """The model of float32 samples, fed with what those become at once."""
     s = m.scaling
-    return replace(
-        m, scaling=InputScaling("int16", s.step, s.multiplier, s.offset, s.shift, np.ones_like(s.resolution))
-    )
+    return m.replace(scaling=InputScaling("int16", s.step, s.multiplier, s.offset, s.shift, np.ones_like(s.resolution)))
 
 
 def soil(program: Program, rng: np.random.Generator) -> None:
@@ -422,24 +420,24 @@ def test_random_graphs():
 
 
 def test_the_environment_chooses_the_instruction_set(monkeypatch):
-    names = list(native.isa_names())
+    names = list(program.isa_names())
     for name in ISAS:
         monkeypatch.setenv("CAQ_ISA", name)
-        program = Engine(models.tiny()).program
-        assert program is not None and names[program.isa] == name
+        chosen = Engine(models.tiny()).program
+        assert chosen is not None and names[chosen.isa] == name
         given = Engine(models.tiny(), isa="portable").program
         assert given is not None and names[given.isa] == "portable"
     monkeypatch.setenv("CAQ_ISA", "")
-    assert names[native.choose_isa()] == ISAS[-1]
+    assert names[program.choose_isa()] == ISAS[-1]
     monkeypatch.delenv("CAQ_ISA")
-    assert names[native.choose_isa()] == ISAS[-1]
+    assert names[program.choose_isa()] == ISAS[-1]
 
 
 def test_instruction_sets_that_do_not_run_here(monkeypatch):
     monkeypatch.setattr(
-        native, "isa_names", lambda: {"portable": "", "avx2": "this CPU does not have it", "neon": "not built"}
+        program, "isa_names", lambda: {"portable": "", "avx2": "this CPU does not have it", "neon": "not built"}
     )
-    assert native.choose_isa() == 0
+    assert program.choose_isa() == 0
     for name, reason in {"avx2": "this CPU does not have it", "neon": "not built", "sse9": "unknown"}.items():
         monkeypatch.setenv("CAQ_ISA", name)
         with pytest.raises(ConfigError, match=f"^instruction set '{name}': {reason}; choose one of portable$"):
@@ -567,7 +565,7 @@ def test_scratch_is_for_64_channels_at_a_time(isa):
 @pytest.mark.parametrize("lean", [False, True])
 def test_a_narrow_reader(lean):
     m = models.model(4, widths=WIDTHS)
-    narrow = replace(m, planes=m.planes[:2].copy())
+    narrow = m.replace(planes=m.planes[:2].copy())
     x = samples(m, 3)
     reference = Engine(m, kernels="reference")
     for isa in ISAS:
@@ -590,14 +588,14 @@ def test_refused_parameters_are_named_as_the_reference_names_them():
     tiny = p.steps.copy()
     tiny[add + 1] = 2.0**-40
     cases = {
-        "layer .* at w8a8: .* out of range": replace(p, gain_exponent=exponents),
-        "layer .* at w4a4: input: .* out of range": replace(p, ratios=ratios),
-        "layer .* at w2a2: .* out of range": replace(p, bias_exponent=bias),
-        "clamp .* out of range": replace(p, steps=steps),
-        "add .* inputs' steps": replace(p, steps=tiny),
+        "layer .* at w8a8: .* out of range": p.replace(gain_exponent=exponents),
+        "layer .* at w4a4: input: .* out of range": p.replace(ratios=ratios),
+        "layer .* at w2a2: .* out of range": p.replace(bias_exponent=bias),
+        "clamp .* out of range": p.replace(steps=steps),
+        "add .* inputs' steps": p.replace(steps=tiny),
     }
     for words, parameters in cases.items():
-        bad = replace(m, parameters=parameters)
+        bad = m.replace(parameters=parameters)
 
         def reference(point: OperatingPoint) -> None:
             build_plan(bad.graph, bad.parameters, bad.planes, point.assignment, point.parameter_set)  # noqa: B023

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,8 @@ from caq.engine import Engine
 from caq.errors import ConfigError, IntegrityError
 from caq.graph import Graph, LayerWidths, Op
 from caq.model import Model
-from caq.native import aligned_empty
 from caq.pages import HUGE_BYTES, block
+from caq.program import aligned_empty
 from policies import ThresholdPolicy
 from tests import models
 
@@ -113,7 +112,7 @@ def test_what_is_mapped_is_what_is_read(tmp_path):
     assert dumps(mapped) == path.read_bytes()
     with pytest.raises(ValueError, match="read-only"):
         mapped.planes[0, 0] = 1
-    assert mapped.mapped is not None and replace(mapped, planes=mapped.planes.copy()).mapped is None
+    assert mapped.mapped is not None and mapped.replace(planes=mapped.planes.copy()).mapped is None
 
 
 def test_planes_outlive_the_model_that_mapped_them(path):
@@ -381,7 +380,7 @@ def test_lean_mixed_widths_are_kept_layer_by_layer(path):
     m = large()
     widths = (LayerWidths(8, 8), LayerWidths(2, 2), LayerWidths(2, 2))
     point = m.points[0]._replace(name="one", assignment=widths, cost=m.graph.cost(widths))
-    caq.save(replace(m, points=(*m.points, point)), path)
+    caq.save(m.replace(points=(*m.points, point)), path)
     engine = Engine(path, lean=True, mapped=True)
     engine.select("one")
     x = models.samples(m, 1)

@@ -23,21 +23,21 @@ import numpy as np
 import psutil
 import pytest
 
-from caq import native
+from caq import program
 from caq.engine import Engine
 from caq.errors import ConfigError
 from caq.graph import Graph, Op
 from caq.model import Model
 from tests import models
 
-ISAS = [name for name, reason in native.isa_names().items() if not reason]
+ISAS = [name for name, reason in program.isa_names().items() if not reason]
 TIMEOUT_S = 30
 
 
 @pytest.fixture(autouse=True)
 def four_cpus(monkeypatch):
     """As many threads as tests ask for, whatever this machine has."""
-    monkeypatch.setattr(native, "cpus", lambda: 4)
+    monkeypatch.setattr(program, "cpus", lambda: 4)
 
 
 def large(seed: int = 0) -> Model:
@@ -86,7 +86,7 @@ def test_every_thread_takes_part_and_every_part_is_run_once(threads):
     engine = Engine(large(), threads=threads)
     x = models.samples(engine.model, 1)[0]
     wanted = engine.run(x)
-    ffi, team = native.ffi, team_of(engine)
+    ffi, team = program.ffi, team_of(engine)
     share, steps = team.share, []
     kind = ffi.typeof(share)
 
@@ -118,7 +118,7 @@ def test_small_layers_are_not_cut():
     team = team_of(engine)
     cut: list[int] = []
 
-    @native.ffi.callback(native.ffi.typeof(team.share))
+    @program.ffi.callback(program.ffi.typeof(team.share))
     def share(_team: Any, parts: int, _part: Any, _context: Any) -> None:
         cut.append(parts)
 
@@ -317,9 +317,9 @@ def test_no_more_threads_than_cpus(monkeypatch):
     monkeypatch.undo()
     before = running()
     engine = Engine(models.tiny(), threads=10**9)
-    assert engine.threads == native.cpus() == len(os.sched_getaffinity(0))
+    assert engine.threads == program.cpus() == len(os.sched_getaffinity(0))
     assert running() == before + engine.threads - 1
-    monkeypatch.setattr(native, "cpus", lambda: 1)
+    monkeypatch.setattr(program, "cpus", lambda: 1)
     assert Engine(models.tiny(), threads=2).threads == 1
     assert running() == before + engine.threads - 1
 
@@ -333,19 +333,19 @@ def test_one_thread_is_the_default():
 
 
 def test_kernels_without_threads(monkeypatch):
-    monkeypatch.setattr(native, "lib", SimpleNamespace(caq_team_bytes=lambda _threads: 0))
-    assert native.usable_threads(1) == 1
+    monkeypatch.setattr(program, "lib", SimpleNamespace(caq_team_bytes=lambda _threads: 0))
+    assert program.usable_threads(1) == 1
     with pytest.raises(ConfigError, match=r"without POSIX threads, so 1 is what there is, not 2$"):
-        native.usable_threads(2)
+        program.usable_threads(2)
 
 
 CROWDED = """
 import resource, psutil
-from caq import native
+from caq import program
 from caq.engine import Engine
 from caq.errors import ConfigError
 from tests import models
-native.cpus = lambda: 200
+program.cpus = lambda: 200
 m = models.tiny()
 Engine(m, threads=2)
 before = psutil.Process().num_threads()

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from caq.errors import ConfigError
+from caq.errors import ConfigError, TrainingError
 from caq.graph import Assignment
 from caq.supernet.batches import Samples
+from caq.supernet.distributed import Processes, processes
 from caq.supernet.network import Supernet
-from caq.supernet.train import Outputs, TrainConfig, distillation_loss, random_assignment, train_steps
+from caq.supernet.train import Learn, Outputs, TrainConfig, distillation_loss, random_assignment, train_steps
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ def train_joint(
             supernet.fit_steps(next(train.typical(512, 512))[0], narrow=False)
         supernet.set_rounding(epoch >= first)
 
-    def step(x: Tensor, y: Tensor, rng: np.random.Generator, update: Callable[[], None]) -> float:
-        loss = _updates(supernet, plan, _assignments(supernet, plan, rng), x, y, update)
+    def step(x: Tensor, y: Tensor, rng: np.random.Generator, learn: Learn) -> float:
+        loss = _updates(supernet, plan, _assignments(supernet, plan, rng), x, y, learn)
         after(epoch)
         return loss
 
-    train_steps(supernet, train, config, outputs, step, begin)
+    train_steps(supernet, train, config, outputs, step, begin, _one_process())
     supernet.set_rounding(True)
 
 
@@ -92,14 +93,19 @@ def train_plain(
         nonlocal epoch
         epoch = now
 
-    def step(x: Tensor, y: Tensor, rng: np.random.Generator, update: Callable[[], None]) -> float:
+    def step(x: Tensor, y: Tensor, rng: np.random.Generator, learn: Learn) -> float:
         loss = functional.cross_entropy(model(x), y, label_smoothing=plan.smoothing)
-        loss.backward()
-        update()
+        learn(loss)
         after(epoch)
         return float(loss.detach())
 
-    train_steps(model, train, config, outputs, step, begin)
+    train_steps(model, train, config, outputs, step, begin, _one_process())
+
+
+def _one_process() -> Processes:
+    if (team := processes()).count > 1:
+        raise TrainingError(f"baselines of joint training run in one process, not in {team.count}")
+    return team
 
 
 def _assignments(supernet: Supernet, plan: Plan, rng: np.random.Generator) -> list[Assignment]:
@@ -114,10 +120,11 @@ def _assignments(supernet: Supernet, plan: Plan, rng: np.random.Generator) -> li
 
 
 def _updates(
-    supernet: Supernet, plan: Plan, assignments: list[Assignment], x: Tensor, y: Tensor, update: Callable[[], None]
+    supernet: Supernet, plan: Plan, assignments: list[Assignment], x: Tensor, y: Tensor, learn: Learn
 ) -> float:
     """One batch; returns the cross entropy of the widest assignment."""
     target: Tensor | None = None
+    losses = []
     widest = 0.0
     if plan.upwards:
         supernet.set_assignment(assignments[0])
@@ -125,6 +132,8 @@ def _updates(
             target = supernet(x)
     for i in reversed(range(len(assignments))) if plan.upwards else range(len(assignments)):
         supernet.set_assignment(assignments[i])
+        for layer in supernet.layers:
+            layer.log_range.requires_grad_(i == 0 or not plan.widest_range)
         logits = supernet(x)
         loss = functional.cross_entropy(logits, y, label_smoothing=plan.smoothing)
         if i == 0:
@@ -133,12 +142,10 @@ def _updates(
             loss = plan.labels * loss + (1 - plan.labels) * distillation_loss("classify", logits, target)
         if target is None or plan.wider:
             target = logits.detach()
-        loss.backward()
-        if plan.widest_range and i > 0:
-            for layer in supernet.layers:
-                layer.log_range.grad = None
-        if not plan.summed:
-            update()
+        if plan.summed:
+            losses.append(loss)
+        else:
+            learn(loss)
     if plan.summed:
-        update()
+        learn(torch.stack(losses).sum())
     return widest

@@ -38,6 +38,10 @@ PEERS = {
 }
 
 
+#: Our variants that run on a sample in its place, as the peers' bare invocations do, have this after the point's name.
+IN_PLACE = ", in place"
+
+
 class Missing(Exception):
     """What a peer cannot do here, and why."""
 

@@ -13,17 +13,19 @@ import sys
 from collections.abc import Sequence
 
 import caq
-from caq.cli import convert, cost, demo, doctor, evaluate, info, profile, run, train
+from caq.cli import convert, cost, demo, doctor, evaluate, info, profile, record, run, search, train
 from caq.cli.output import Output
 from caq.errors import CaqError
 
 COMMANDS = {
     "train": train,
     "convert": convert,
+    "search": search,
     "eval": evaluate,
     "info": info,
     "cost": cost,
     "run": run,
+    "record": record,
     "profile": profile,
     "doctor": doctor,
     "demo": demo,

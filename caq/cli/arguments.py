@@ -56,11 +56,18 @@ def add_points(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--widths", type=_widths, metavar="2,4,8", help="bits to serve; default 2,3,4,5,6,8")
     parser.add_argument(
         "--budgets",
-        type=_budgets,
+        type=budgets,
         metavar="NAME=SHARE[:COST],...",
         help="points to learn; share 0 is the cheapest assignment, 1 the widest; COST is bytes, bit_macs, "
         "latency@PROFILE or energy@PROFILE (see caq cost), or else bytes and bit_macs together; default: full, "
         "balanced and saver",
+    )
+    parser.add_argument(
+        "--conditional",
+        type=budgets,
+        default=[],
+        metavar="NAME=SHARE[:COST],...",
+        help="points whose inferences each take one of three branches, so that their mean cost fits the share",
     )
 
 
@@ -68,17 +75,17 @@ def _widths(text: str) -> list[int]:
     return sorted({whole(1, 8)(part) for part in text.split(",")})
 
 
-def _budgets(text: str) -> list[tuple[str, float, str]]:
-    budgets = []
+def budgets(text: str) -> list[tuple[str, float, str]]:
+    found = []
     for part in text.split(","):
         name, _, rest = part.partition("=")
         share, _, cost = rest.partition(":")
         try:
-            budgets.append((name.strip(), float(share), cost.strip()))
+            found.append((name.strip(), float(share), cost.strip()))
         except ValueError:
             raise argparse.ArgumentTypeError(
                 f"{text!r}: write it like saver=0.22,full=1 or quick=0.3:latency@bit-serial"
             ) from None
-    if len({name for name, *_ in budgets}) != len(budgets):
+    if len({name for name, *_ in found}) != len(found):
         raise argparse.ArgumentTypeError(f"{text!r}: a name stands there twice")
-    return budgets
+    return found

@@ -65,10 +65,11 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         x, y = dataset.domain(args.domain)
         measured = replace(dataset, x_test=x, y_test=y, domain_test=None)
 
+    from caq.costs import DEFAULT_BUDGETS, Budget
     from caq.scaling import Moments
     from caq.supernet import trained
     from caq.supernet.conversion import DEFAULT_WIDTHS
-    from caq.supernet.gates import DEFAULT_BUDGETS, Budget
+    from caq.supernet.distributed import joined
     from caq.supernet.pipeline import task_of
     from caq.supernet.train import Outputs, TrainConfig
 
@@ -82,8 +83,6 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         source = trained.load_module(args.source, args.module)
     else:
         source = trained.load_onnx(args.source, dataset)
-    for note in source.notes:
-        output.say(f"{args.source}: {note}")
     finetune = None
     if args.finetune_epochs:
         # Rounding between layers was calibrated already: nothing is gained by training without it first.
@@ -96,13 +95,19 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         finetune=finetune,
     )
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*pair) for pair in args.budgets]
-    outputs = Outputs(args.checkpoint, args.tensorboard)
-    model, reference = trained.convert_trained(
-        source, measured, config, args.widths or DEFAULT_WIDTHS, budgets, outputs
-    )
+    conditional = [Budget(*budget) for budget in args.conditional]
+    widths = args.widths or DEFAULT_WIDTHS
+    with joined() as team:
+        output.muted = not team.first
+        for note in source.notes:
+            output.say(f"{args.source}: {note}")
+        outputs = Outputs(args.checkpoint, args.tensorboard, quiet=output.muted)
+        model, reference = trained.convert_trained(source, measured, config, widths, budgets, outputs, conditional)
+    if not team.first:
+        return {}
     if args.domain is not None:
         origin = {"data_sha256": dataset.sha256, "test_domain": args.domain}
-        model = replace(model, provenance={**model.provenance, **origin})
+        model = model.replace(provenance={**model.provenance, **origin})
     artifact.save(model, args.out)
     found = report(model, args.out, output)
     output.say(

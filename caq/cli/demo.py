@@ -21,7 +21,7 @@ from caq.cli.points import widest_cost
 from caq.cli.replay import describe_switch, replay
 from caq.cli.report import DayLog, write_report
 from caq.cli.train import check_writable, report
-from caq.context import RecordedContext
+from caq.context import RecordedContext, recording
 from caq.engine import Engine
 from caq.errors import MissingExtraError
 from caq.graph import Assignment, Cost
@@ -64,7 +64,7 @@ class Strategy:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write; default demo")
-    parser.add_argument("--trace", metavar="FILE.csv", help="a recorded day; default: one that is generated")
+    parser.add_argument("--trace", metavar="FILE.csv|.npz", help="a recorded day; default: one that is generated")
     add_seed(parser)
     parser.add_argument("--epochs", type=whole(1), default=10, metavar="N", help="default %(default)s")
 
@@ -129,12 +129,12 @@ def _one_thread() -> Iterator[None]:
 
 def _trace(args: argparse.Namespace) -> tuple[Path, RecordedContext]:
     """The given trace, or a generated one after it has been written."""
-    from simulators.traces import phone_day, write_csv
+    from simulators.traces import phone_day
 
     if args.trace is not None:
-        return Path(args.trace), RecordedContext.from_csv(args.trace)
+        return Path(args.trace), RecordedContext.from_file(args.trace)
     path = args.out / "day.csv"
-    write_csv(path, phone_day(args.seed), seed=args.seed)
+    recording.write(path, phone_day(args.seed), {"generated": "true", "seed": str(args.seed)})
     return path, RecordedContext.from_csv(path)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import caq
-from caq import native
+from caq import program
 from caq.cli.output import Output
 from caq.context import ProbeRow, probe
 from caq.context.files import read_text
@@ -53,7 +53,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         "numpy": np.__version__,
         "engine": _engine(),
     }
-    instruction_sets = [_instruction_set(name, reason) for name, reason in native.isa_names().items()]
+    instruction_sets = [_instruction_set(name, reason) for name, reason in program.isa_names().items()]
     extras = [_extra(package, extra) for package, extra in EXTRAS.items()]
     context = [_sensed(row) for row in probe()]
     output.table("this machine", [{"what": key, "value": value} for key, value in about.items()])
@@ -67,7 +67,7 @@ def _engine() -> str:
     """Which kernels run, and why."""
     wanted = os.environ.get("CAQ_ISA")
     try:
-        chosen = list(native.isa_names())[native.choose_isa()]
+        chosen = list(program.isa_names())[program.choose_isa()]
     except ConfigError as error:
         return f"does not start, because CAQ_ISA={wanted} is set: {error}, or unset it"
     return f"native kernels, {chosen}: {'CAQ_ISA asks for it' if wanted else 'the best that runs here'}"
@@ -75,7 +75,7 @@ def _engine() -> str:
 
 def _instruction_set(name: str, reason: str) -> dict[str, Any]:
     """What /proc/cpuinfo should list and does not, if it lists any."""
-    features = cpu_features() if reason == native.CPU_LACKS else set()
+    features = cpu_features() if reason == program.CPU_LACKS else set()
     lacks = [feature for feature in FEATURES[name] if feature not in features] if features else []
     return {"name": name, "runs": not reason, "reason": reason, "lacks": lacks}
 

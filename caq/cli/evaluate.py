@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from caq.cli.arguments import add_artifact, add_data, add_domain, whole
 from caq.cli.inputs import test_samples
 from caq.cli.output import Output
@@ -13,8 +16,8 @@ from caq.cli.points import describe, print_points
 from caq.engine import AnyPlan, Engine
 from caq.errors import AssignmentError, nearest
 from caq.graph import parse_assignment
-from caq.measure import score
-from caq.model import TASKS
+from caq.measure import score_routed
+from caq.model import TASKS, OperatingPoint
 
 HELP = "measure operating points, or any other widths, on the test split of a data set"
 
@@ -37,12 +40,8 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     engine = Engine(args.artifact, max_width=args.max_width)
     plans = list(_plans(engine, args))
     x, y = test_samples(args.data, engine.model, args.domain, args.samples)
-    graph, metric = engine.model.graph, TASKS[engine.model.task]
-    records = [
-        # The widths of the plan that ran, not those that were asked for.
-        describe(graph, name, plan.assignment, score(engine, plan, x, y), metric, len(x))
-        for name, plan in plans
-    ]
+    graph = engine.model.graph
+    records = [describe(graph, _measured(engine, name, plan, x, y)) for name, plan in plans]
     print_points(output, f"{args.artifact} on {args.data}", records)
     return {
         "artifact": args.artifact,
@@ -51,6 +50,17 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         "layers": [layer.name for layer in graph.layers],
         "points": records,
     }
+
+
+def _measured(
+    engine: Engine, name: str, plan: AnyPlan, x: NDArray[np.generic], y: NDArray[np.integer]
+) -> OperatingPoint:
+    """What ran, not what was asked for, with its score and how often each branch was taken."""
+    graph, (score, taken) = engine.model.graph, score_routed(engine, plan, x, y)
+    if len(taken) > 1:
+        return engine.points[name]._replace(score=score, samples=len(x)).measured(graph, taken)
+    cost = graph.cost(plan.assignment)
+    return OperatingPoint(name, plan.assignment, score, TASKS[engine.model.task], len(x), cost)
 
 
 def _plans(engine: Engine, args: argparse.Namespace) -> Iterator[tuple[str, AnyPlan]]:
@@ -62,5 +72,4 @@ def _plans(engine: Engine, args: argparse.Namespace) -> Iterator[tuple[str, AnyP
         raise AssignmentError(f"no operating point {args.point!r}{nearest(args.point, engine.points)}")
     else:
         for name in engine.points if args.point is None else [args.point]:
-            point = engine.points[name]
-            yield name, engine.build(point.assignment, point.parameter_set)
+            yield name, engine.build_point(name)

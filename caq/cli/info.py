@@ -69,7 +69,7 @@ def _size_rows(sizes: dict[str, Any]) -> list[dict[str, object]]:
 
 
 def _layers(model: Model) -> list[dict[str, Any]]:
-    points = [point.assignment for point in model.points]
+    points = [branch.assignment for point in model.points for branch in point.branches]
     return [
         {
             "layer": layer.name,

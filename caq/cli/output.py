@@ -14,25 +14,31 @@ GAP = "  "
 
 
 class Output:
-    """Text goes to standard output, or to standard error with `--json`, where standard output is for the result."""
+    """Text goes to standard output, or to standard error with `--json`, where standard output is for the result.
+
+    muted: nothing but an error is printed, as by all but the first of several processes.
+    """
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        self.muted = False
 
     def say(self, text: str) -> None:
         """Prints a line at once: a run of minutes is followed by a person, or by a pipe."""
+        if self.muted:
+            return
         print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
     def table(self, title: str, rows: Sequence[Row]) -> None:
         """Prints a table; with `--json` nothing, since the result holds the same figures."""
-        if self.as_json or not rows:
+        if self.muted or self.as_json or not rows:
             return
         if not (sys.stdout.isatty() and _print_rich(title, rows)):
             print("\n".join(["", title, *_plain(rows)]), flush=True)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Ends a command that succeeded."""
-        if self.as_json:
+        if self.as_json and not self.muted:
             print(json.dumps(result, allow_nan=False))
         sys.stdout.flush()
 
@@ -40,7 +46,7 @@ class Output:
         """Ends a command that failed."""
         message = _message(error)
         print(f"caq: error: {message}", file=sys.stderr)
-        if self.as_json:
+        if self.as_json and not self.muted:
             print(json.dumps({"error": {"type": type(error).__name__, "message": message}}), flush=True)
 
 

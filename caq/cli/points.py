@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from caq.cli.output import Output, number, percent
-from caq.graph import Assignment, Cost, Graph, LayerWidths
+from caq.conditional import gate_cost
+from caq.graph import Cost, Graph, LayerWidths
 from caq.model import OperatingPoint
 from caq.quant import TOP_WIDTH
 
@@ -16,62 +17,91 @@ def widest_cost(graph: Graph) -> Cost:
     return graph.cost((LayerWidths(TOP_WIDTH, TOP_WIDTH),) * len(graph.layers))
 
 
-def describe(
-    graph: Graph, name: str, assignment: Assignment, score: float, metric: str, samples: int
-) -> dict[str, Any]:
-    """An assignment with its score and its cost, as JSON has it; `widths` are one pair a layer."""
-    cost, widest = graph.cost(assignment), widest_cost(graph)
+def describe(graph: Graph, p: OperatingPoint) -> dict[str, Any]:
+    """A point with its score and its mean cost, as JSON has it."""
     return {
-        "point": name,
-        "metric": metric,
-        "score": score,
-        "samples": samples,
+        "point": p.name,
+        "metric": p.metric,
+        "score": p.score,
+        "samples": p.samples,
+        **_describe_cost(graph, p.cost),
+        **describe_widths(graph, p),
+    }
+
+
+def _describe_cost(graph: Graph, cost: Cost) -> dict[str, Any]:
+    widest = widest_cost(graph)
+    return {
         "weight_bytes": cost.weight_bytes,
         "weight_bytes_share": cost.weight_bytes / widest.weight_bytes,
         "bit_macs": cost.bit_macs,
         "bit_macs_share": cost.bit_macs / widest.bit_macs,
-        "widths": [str(pair) for pair in assignment],
     }
+
+
+def describe_widths(graph: Graph, p: OperatingPoint) -> dict[str, Any]:
+    """`widths`, one pair a layer, of the first branch if the point is conditional; then `gate` has those of all."""
+    found: dict[str, Any] = {"widths": [str(pair) for pair in p.assignment]}
+    if p.gate is not None:
+        own = gate_cost(graph, p.gate.tensor, len(p.branches))
+        branches = [
+            {
+                "share": share,
+                **_describe_cost(graph, graph.cost(branch.assignment)),
+                "widths": [str(pair) for pair in branch.assignment],
+            }
+            for branch, share in zip(p.branches, p.shares, strict=True)
+        ]
+        found["gate"] = {"reads": p.gate.tensor, **own._asdict(), "branches": branches}
+    return found
 
 
 def describe_points(graph: Graph, points: Sequence[OperatingPoint]) -> list[dict[str, Any]]:
     """Operating points with the scores that the artifact holds."""
-    return [describe(graph, p.name, p.assignment, p.score, p.metric, p.samples) for p in points]
+    return [describe(graph, p) for p in points]
 
 
 def print_points(output: Output, title: str, records: Sequence[dict[str, Any]]) -> None:
     """A table of what `describe` made."""
-    rows = [
-        {
-            "point": r["point"],
-            r["metric"]: f"{r['score']:.4f}",
-            "samples": r["samples"],
-            "weights KB": f"{r['weight_bytes'] / 1000:.1f}",
-            "bit-MACs": number(r["bit_macs"]),
-            "of w8a8": percent(r["bit_macs_share"]),
-            **bits_by_layer(r["widths"]),
-        }
-        for r in records
-    ]
+    rows = []
+    for r in records:
+        measured = {"point": r["point"], r["metric"]: f"{r['score']:.4f}", "samples": r["samples"]}
+        rows.append({**measured, **_cost_cells(r), **bits_by_layer(r)})
+        for i, branch in enumerate(r["gate"]["branches"] if "gate" in r else ()):
+            of = {"point": f"  branch {i}", r["metric"]: "-", "samples": percent(branch["share"])}
+            rows.append({**of, **_cost_cells(branch), **bits_by_layer(branch)})
     output.table(title, rows)
+
+
+def _cost_cells(record: dict[str, Any]) -> dict[str, str]:
+    return {
+        "weights KB": f"{record['weight_bytes'] / 1000:.1f}",
+        "bit-MACs": number(record["bit_macs"]),
+        "of w8a8": percent(record["bit_macs_share"]),
+    }
 
 
 def explain_points(output: Output, graph: Graph, points: Sequence[OperatingPoint]) -> None:
     """A line that says which points are gates: `full` is one, and not w8a8."""
     uniform = {graph.uniform(width) for width in graph.widths}
-    gates = [p.name for p in points if p.parameter_set is not None]
-    same = [p.name for p in points if p.parameter_set is None and p.assignment in uniform]
+    static = [p for p in points if p.gate is None]
+    gates = [p.name for p in static if p.parameter_set is not None]
+    same = [p.name for p in static if p.parameter_set is None and p.assignment in uniform]
+    conditional = [p.name for p in points if p.gate is not None]
     parts = [
-        f"gates, each layer's widths learned for a budget: {', '.join(gates)}" if gates else "",
+        f"gates, each layer's widths chosen for a budget: {', '.join(gates)}" if gates else "",
+        f"conditional gates, each inference takes one of the branches: {', '.join(conditional)}" if conditional else "",
         f"one width everywhere (the input always has {TOP_WIDTH} bits): {', '.join(same)}" if same else "",
     ]
     if any(parts):
         output.say("; ".join(filter(None, parts)))
 
 
-def bits_by_layer(widths: Sequence[str]) -> dict[str, str]:
-    """Columns of bits, one digit a layer in the order of execution: ["w8a8", "w4a8"] as 84 and 88."""
-    pairs = [LayerWidths.parse(text) for text in widths]
+def bits_by_layer(record: dict[str, Any]) -> dict[str, str]:
+    """Columns of bits, one digit a layer in the order of execution: widths ["w8a8", "w4a8"] as 84 and 88."""
+    if "gate" in record:
+        return {"weight bits": "by branch", "activation bits": "by branch"}
+    pairs = [LayerWidths.parse(text) for text in record["widths"]]
     return {
         "weight bits": "".join(str(p.weight) for p in pairs),
         "activation bits": "".join(str(p.activation) for p in pairs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from caq.cli.arguments import add_artifact, positive
+from caq.cli.arguments import add_artifact, positive, whole
 from caq.cli.output import Output, number, percent
 from caq.engine import Engine
 from caq.roofline import Profile, StepProfile, profile
@@ -16,6 +16,9 @@ HELP = "time each step of an inference in the native kernels, beside what one co
 def configure(parser: argparse.ArgumentParser) -> None:
     add_artifact(parser)
     parser.add_argument("--point", metavar="NAME", help="operating point; default: the first")
+    parser.add_argument(
+        "--branch", type=whole(0), metavar="N", help="of a conditional point; default: the one that is taken most often"
+    )
     parser.add_argument("--isa", metavar="NAME", help="instruction set; default: CAQ_ISA, or the best (see caq doctor)")
     parser.add_argument("--lean", action="store_true", help="unpack weights at every inference, for the least memory")
     parser.add_argument(
@@ -27,10 +30,13 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     engine = Engine(args.artifact, isa=args.isa, lean=args.lean)
     if args.point is not None:
         engine.select(args.point)
-    found = profile(engine, args.seconds)
+    shares = engine.points[engine.point].shares
+    branch = shares.index(max(shares)) if args.branch is None else args.branch
+    found = profile(engine, args.seconds, branch)
     machine, steps = found.machine, [_describe(found, step) for step in found.steps]
     mode = ", lean" if found.lean else ""
-    title = f"{args.artifact} at {engine.point}, {machine.isa}{mode}, one core"
+    at = engine.point if len(shares) == 1 else f"{engine.point}, branch {branch}"
+    title = f"{args.artifact} at {at}, {machine.isa}{mode}, one core"
     output.table(title, [_row(found, step) for step in steps])
     totals = _totals(found)
     output.table("one inference", _total_rows(found, totals))
@@ -40,6 +46,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     return {
         "artifact": args.artifact,
         "point": engine.point,
+        "branch": branch,
         "isa": machine.isa,
         "lean": found.lean,
         "machine": {
@@ -104,6 +111,7 @@ def _totals(found: Profile) -> dict[str, float]:
         "inference_us": 1e6 * found.inference_s,
         "run_us": 1e6 * found.run_s,
         "call_us": 1e6 * (found.run_s - found.inference_s),
+        "gate_us": 1e6 * found.gate_s,
         "macs": macs,
         "macs_per_s": macs / found.run_s,
     }
@@ -118,6 +126,7 @@ def _total_rows(found: Profile, totals: dict[str, float]) -> list[dict[str, obje
         "encoding the sample, and colder caches": between,
         "the call from Python": totals["call_us"],
         "Engine.run": totals["run_us"],
+        **({"besides, the gate, called from Python": totals["gate_us"]} if totals["gate_us"] else {}),
     }
     return [{"what": what, "us": f"{us:.2f}"} for what, us in rows.items()]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from caq.cli.arguments import add_artifact, add_data, positive, whole
 from caq.cli.inputs import test_samples
 from caq.cli.output import Output, percent
-from caq.cli.points import bits_by_layer
+from caq.cli.points import bits_by_layer, describe_widths
 from caq.cli.replay import describe_switch, replay
 from caq.context import ContextMonitor, RecordedContext
 from caq.engine import Engine
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=positive, metavar="S", help="go on for S seconds, of the trace if there is one"
     )
-    parser.add_argument("--trace", metavar="FILE.csv", help="replay a recorded context, in simulated time")
+    parser.add_argument("--trace", metavar="FILE.csv|.npz", help="replay a recorded context, in simulated time")
     parser.add_argument(
         "--per-row", type=whole(1), default=1, metavar="K", help="samples a decision of a trace; default 1"
     )
@@ -69,7 +69,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         context, note = "live", ""
         failures = _run_live(args, engine, policy, x, tally, switches, output)
     else:
-        trace = RecordedContext.from_csv(args.trace)
+        trace = RecordedContext.from_file(args.trace)
         context = f"{args.trace} ({'generated' if trace.generated else 'recorded'})"
         note = nothing_to_read(policy, trace)
         failures = _run_trace(args, engine, policy, trace, x, tally, switches, output)
@@ -81,7 +81,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
             "point": p["point"],
             "inferences": p["inferences"],
             "accuracy": "-" if p["accuracy"] is None else f"{p['accuracy']:.4f}",
-            **bits_by_layer(p["widths"]),
+            **bits_by_layer(p),
         }
         for p in points
     ]
@@ -149,7 +149,7 @@ class Tally:
                 "point": name,
                 "inferences": self._ran[name],
                 "accuracy": self._share(self._right[name], self._ran[name]),
-                "widths": [str(pair) for pair in point.assignment],
+                **describe_widths(self._engine.model.graph, point),
             }
             for name, point in self._engine.points.items()
             if name in self._ran

@@ -15,7 +15,7 @@ from caq.cli.points import describe_points, explain_points, print_points
 from caq.errors import ConfigError
 from caq.model import Model
 
-HELP = "train a network for all widths, learn its operating points, and write x.caq"
+HELP = "train a network for all widths, learn its operating points, and write x.caq; also in several processes"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +43,10 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         x, y = dataset.domain(args.domain)
         measured = replace(dataset, x_test=x, y_test=y, domain_test=None)
 
+    from caq.costs import DEFAULT_BUDGETS, Budget
     from caq.supernet import pipeline
     from caq.supernet.conversion import DEFAULT_WIDTHS
-    from caq.supernet.gates import DEFAULT_BUDGETS, Budget
+    from caq.supernet.distributed import joined
     from caq.supernet.train import Outputs, TrainConfig
 
     if args.threads is not None:
@@ -54,12 +55,18 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         torch.set_num_threads(args.threads)
     config = TrainConfig(args.epochs, args.batch_size, args.learning_rate, seed=args.seed)
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*budget) for budget in args.budgets]
-    outputs = Outputs(args.checkpoint, args.tensorboard)
-    model = pipeline.train_model(measured, args.model, config, args.widths or DEFAULT_WIDTHS, budgets, outputs)
+    conditional = [Budget(*budget) for budget in args.conditional]
+    widths = args.widths or DEFAULT_WIDTHS
+    with joined() as team:
+        output.muted = not team.first
+        outputs = Outputs(args.checkpoint, args.tensorboard, quiet=output.muted)
+        model = pipeline.train_model(measured, args.model, config, widths, budgets, outputs, conditional)
+    if not team.first:
+        return {}
     if args.domain is not None:
         # The weights come from the whole training split: the digest is that of the data as given.
         origin = {"data_sha256": dataset.sha256, "test_domain": args.domain}
-        model = replace(model, provenance={**model.provenance, **origin})
+        model = model.replace(provenance={**model.provenance, **origin})
     artifact.save(model, args.out)
     return report(model, args.out, output)
 

@@ -7,11 +7,14 @@
 Nothing here measures: latency and energy are modelled, each figure with its source (caq.costs.profile).
 """
 
+from caq.costs.budget import DEFAULT_BUDGETS, Budget, affordable_cost, check_budgets, relative_cost
 from caq.costs.profile import DeviceCost, LayerCost, Level, Profile, Quantity, Source, Tile
 from caq.costs.read import load_profile, parse_profile, profile_names
 from caq.costs.table import CostTable, check_cost, cost_table
 
 __all__ = [
+    "DEFAULT_BUDGETS",
+    "Budget",
     "CostTable",
     "DeviceCost",
     "LayerCost",
@@ -20,9 +23,12 @@ __all__ = [
     "Quantity",
     "Source",
     "Tile",
+    "affordable_cost",
+    "check_budgets",
     "check_cost",
     "cost_table",
     "load_profile",
     "parse_profile",
     "profile_names",
+    "relative_cost",
 ]

@@ -22,10 +22,12 @@ is in bytes unpacks those below 8 bits first; `unpacked` reads a byte a weight, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from caq.conditional import Branch, gate_cost
 from caq.graph import Assignment, Graph, Layer, LayerWidths
 from caq.quant import TOP_WIDTH, plane_bytes
 
@@ -145,6 +147,21 @@ class Profile:
             math.fsum(c.activation_bytes for c in costs),
         )
 
+    def point_cost(
+        self, graph: Graph, branches: Sequence[Branch], shares: Sequence[float], tensor: int | None
+    ) -> DeviceCost:
+        """What an inference costs on average when each branch of an operating point is taken by its share of them.
+
+        tensor: that the gate reads, None where there is none. Bytes of weights are rounded.
+        """
+        costs = [self.cost(graph, branch.assignment) for branch in branches]
+        mean = [math.fsum(map(operator.mul, shares, values)) for values in zip(*costs, strict=True)]
+        if tensor is not None:
+            level = max((self.level(graph, b.assignment) for b in branches), key=self.memory.index)
+            own = self.gate_cost(graph, level, tensor, len(branches))
+            mean = [a + b for a, b in zip(mean, own[1:], strict=True)]
+        return DeviceCost(mean[0], mean[1], round(mean[2]), mean[3])
+
     def overhead(self, graph: Graph) -> LayerCost:
         """What an inference costs beside its operations."""
         counts = self.beside(graph)
@@ -174,10 +191,19 @@ class Profile:
         self, graph: Graph, op: int, level: Level, layer: Layer | None = None, pair: LayerWidths | None = None
     ) -> LayerCost:
         """What operation `op` costs; `layer` and its `pair` of widths for a conv, None for others."""
-        counts = self.counts(graph, op, layer, pair)
         weight_bytes = self.weight_bytes(graph, layer, pair) if layer is not None and pair is not None else 0
-        activation_bytes = counts["activation_byte"]
+        name = graph.ops[op].name or graph.ops[op].kind
+        return self._priced(name, self.counts(graph, op, layer, pair), weight_bytes, level)
 
+    def gate_cost(self, graph: Graph, level: Level, tensor: int, branches: int) -> LayerCost:
+        """What a conditional gate costs: the sums of the tensor's channels, and a linear layer on them."""
+        codes, own = float(math.prod(graph.shapes[tensor])), gate_cost(graph, tensor, branches)
+        counts = {"op": 2.0, "output": float(graph.shapes[tensor][2] + branches), "element": codes}
+        counts |= {"activation_byte": codes, "mac_linear": float(own.macs)}
+        return self._priced("gate", counts, own.weight_bytes, level)
+
+    def _priced(self, name: str, counts: Mapping[str, float], weight_bytes: int, level: Level) -> LayerCost:
+        activation_bytes = counts["activation_byte"]
         memory_counts = {"activation_byte": activation_bytes}
         compute_counts = {term: count for term, count in counts.items() if term in COMPUTE_TERMS}
 
@@ -186,9 +212,9 @@ class Profile:
 
         compute, memory = parts(self.latency, level.latency.value)
         latency = max(compute, memory) if self.combine == "max" else compute + memory
-        latency += _sum(self.latency, {"op": 1.0})
-        energy = sum(parts(self.energy, level.energy.value)) + _sum(self.energy, {"op": 1.0})
-        name = graph.ops[op].name or graph.ops[op].kind
+        calls = {"op": counts["op"]}
+        latency += _sum(self.latency, calls)
+        energy = sum(parts(self.energy, level.energy.value)) + _sum(self.energy, calls)
         return LayerCost(name, latency, energy + self.power.value * latency, weight_bytes, activation_bytes)
 
     def counts(

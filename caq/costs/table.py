@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from caq.conditional import gate_cost
 from caq.costs.profile import LayerCost, Profile
 from caq.costs.read import load_profile
 from caq.errors import ConfigError, nearest
@@ -41,6 +42,8 @@ def _bit_macs(layer: Layer, pair: LayerWidths) -> float:
 
 
 COUNTS = {"bytes": _bytes, "bit_macs": _bit_macs}
+#: The fields of Cost that hold the same of a conditional gate.
+GATE_COUNTS = {"bytes": "weight_bytes", "bit_macs": "bit_macs"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +52,8 @@ class CostTable:
 
     layers: (L, W, A) float64; W and A follow the graph's `widths`, for weights and for activations. A layer that reads
     the network's input reads it at 8 bits always: its entries are alike along A. unit: what 1 is, in the cost's own
-    unit (bytes, bit-MACs, s, J; 1 for the mean). price: a layer's entry at any pair of widths.
+    unit (bytes, bit-MACs, s, J; 1 for the mean). price: a layer's entry at any pair of widths. gate: what a conditional
+    gate costs that reads a tensor and has so many branches.
     """
 
     name: str
@@ -57,6 +61,7 @@ class CostTable:
     layers: NDArray[np.float64]
     unit: float
     price: Callable[[Layer, LayerWidths], float]
+    gate: Callable[[int, int], float]
 
     def of(self, graph: Graph, assignment: Assignment) -> float:
         """Relative cost of an assignment of the graph that the table is of."""
@@ -83,10 +88,19 @@ def cost_table(graph: Graph, name: str = "") -> CostTable:
     what, profile = _parsed(name)
     if profile is not None:
         return _modelled(graph, name, profile, what)
-    if what:
-        return _table(graph, name, COUNTS[what])
     full = {key: sum(price(layer, _TOP) for layer in graph.layers) for key, price in COUNTS.items()}
-    return _table(graph, name, lambda layer, pair: sum(COUNTS[k](layer, pair) / full[k] for k in COUNTS) / 2)
+
+    def gate(key: str, tensor: int, branches: int) -> float:
+        return float(getattr(gate_cost(graph, tensor, branches), GATE_COUNTS[key]))
+
+    if what:
+        return _table(graph, name, COUNTS[what], lambda t, n: gate(what, t, n))
+    return _table(
+        graph,
+        name,
+        lambda layer, pair: sum(COUNTS[k](layer, pair) / full[k] for k in COUNTS) / 2,
+        lambda t, n: sum(gate(k, t, n) / full[k] for k in COUNTS) / 2,
+    )
 
 
 def _parsed(name: str) -> tuple[str, Profile | None]:
@@ -110,11 +124,18 @@ def _modelled(graph: Graph, name: str, profile: Profile, what: str) -> CostTable
         graph,
         name,
         lambda layer, pair: figure(profile.op_cost(graph, layer.op, level, layer, pair)),
+        lambda tensor, branches: figure(profile.gate_cost(graph, level, tensor, branches)),
         sum(map(figure, fixed)),
     )
 
 
-def _table(graph: Graph, name: str, price: Callable[[Layer, LayerWidths], float], fixed: float = 0.0) -> CostTable:
+def _table(
+    graph: Graph,
+    name: str,
+    price: Callable[[Layer, LayerWidths], float],
+    gate: Callable[[int, int], float],
+    fixed: float = 0.0,
+) -> CostTable:
     unit = fixed + sum(price(layer, _TOP) for layer in graph.layers)
     if unit <= 0:
         raise ConfigError(f"cost {name!r}: 8 bits everywhere cost nothing, so nothing can be compared with them")
@@ -122,7 +143,14 @@ def _table(graph: Graph, name: str, price: Callable[[Layer, LayerWidths], float]
         [[price(layer, _pair(layer, w, a)) / unit for a in graph.widths] for w in graph.widths]
         for layer in graph.layers
     ]
-    return CostTable(name, fixed / unit, np.array(layers), unit, lambda layer, pair: price(layer, pair) / unit)
+    return CostTable(
+        name,
+        fixed / unit,
+        np.array(layers),
+        unit,
+        lambda layer, pair: price(layer, pair) / unit,
+        lambda tensor, branches: gate(tensor, branches) / unit,
+    )
 
 
 def _pair(layer: Layer, weight: int, activation: int) -> LayerWidths:

@@ -129,6 +129,16 @@ typedef struct {
     int32_t low, high; /* of what it writes, before a residual is added */
 } caq_layer;
 
+/* A conditional gate (caq.conditional): what picks the layers of the steps from `step` on. */
+typedef struct {
+    int32_t step;
+    int32_t branches;
+    caq_view input; /* of 8-bit codes */
+    int32_t shift;
+    const int8_t *weights; /* (branches, channels) */
+    const int32_t *bias;
+} caq_gate;
+
 /* Instruction sets: 0 portable, 1 avx2, 2 avx512vnni, 3 neon, 4 neon with dot product. */
 int caq_isa_count(void);
 const char *caq_isa_name(int isa);
@@ -167,6 +177,14 @@ int64_t caq_scratch_bytes(int isa, const caq_program *program);
  * x: (count, sample) of the program's dtype. y: (count, outputs). */
 int64_t caq_run(int isa, const caq_program *program, const caq_layer *layers, const void *x, int64_t count, int16_t *y,
                 uint8_t *arena);
+
+/* The same at a conditional operating point. layers: those of each branch, one after the other; the first one's also serve
+ * the steps before the gate. taken: NULL, or room for the branch of each sample. */
+int64_t caq_run_gated(int isa, const caq_program *program, const caq_layer *layers, const caq_gate *gate, int32_t *taken,
+                      const void *x, int64_t count, int16_t *y, uint8_t *arena);
+
+/* The branch that the sample in the arena takes; its tensor has just been written. */
+int32_t caq_choose(int isa, const caq_gate *gate, const uint8_t *arena);
 
 /* Runs one step of a sample that is already in the arena, `repeat` times: what a profiler times. */
 void caq_run_step(int isa, const caq_program *program, const caq_layer *layers, int32_t step, int64_t repeat,

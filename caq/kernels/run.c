@@ -349,20 +349,62 @@ CAQ_INLINE void leave(caq_team *team) {
     if (team) team->leave(team);
 }
 
-static int64_t run_samples(const caq_isa *isa, int id, const caq_program *p, const caq_layer *layers, const uint8_t *x,
-                           int64_t count, int16_t *y, uint8_t *arena, caq_team *team) {
+/* Sums of channels [begin, begin + count) of a tensor's bytes; `count` is CAQ_MAX_NR or what is left. Where pixels fill whole
+ * vectors of CAQ_MAX_NR together, they are summed as one pixel of so many channels first. */
+static void channel_sums(const caq_isa *isa, const caq_view *v, const uint8_t *arena, int32_t begin, int32_t count,
+                         int32_t *sums) {
+    const int32_t group = CAQ_MAX_NR % v->c ? 1 : CAQ_MAX_NR / v->c, whole = v->w / group, rest = v->w - whole * group;
+    const uint8_t *first = arena + v->offset + begin;
+    int32_t part[CAQ_MAX_NR];
+    isa->sum_pool(first, v->row, (int64_t)group * v->c, v->h, whole, group * count, sums);
+    for (int k = 1; k < group; k++)
+        for (int i = 0; i < count; i++) sums[i] += sums[k * count + i];
+    if (!rest) return;
+    isa->sum_pool(first + (int64_t)whole * group * v->c, v->row, v->c, v->h, rest, count, part);
+    for (int i = 0; i < count; i++) sums[i] += part[i];
+}
+
+int32_t caq_choose(int id, const caq_gate *g, const uint8_t *arena) {
+    enum { MOST = 16 }; /* caq.conditional.MAX_BRANCHES */
+    const caq_view *v = &g->input;
+    const int32_t taken = v->zero * v->h * v->w;
+    int32_t scores[MOST], sums[CAQ_MAX_NR], best = 0;
+    for (int b = 0; b < g->branches; b++) scores[b] = g->bias[b];
+    for (int begin = 0; begin < v->c; begin += CAQ_MAX_NR) {
+        const int count = v->c - begin < CAQ_MAX_NR ? v->c - begin : CAQ_MAX_NR;
+        channel_sums(caq_isa_table(id), v, arena, begin, count, sums);
+        for (int i = 0; i < count; i++) sums[i] = (sums[i] - taken) >> g->shift;
+        for (int b = 0; b < g->branches; b++)
+            for (int i = 0; i < count; i++) scores[b] += g->weights[(int64_t)b * v->c + begin + i] * sums[i];
+    }
+    for (int b = 1; b < g->branches; b++)
+        if (scores[b] > scores[best]) best = b;
+    return best;
+}
+
+/* gate, taken: NULL where there is one branch. */
+static int64_t run_samples(const caq_isa *isa, int id, const caq_program *p, const caq_layer *layers, const caq_gate *gate,
+                           int32_t *taken, const uint8_t *x, int64_t count, int16_t *y, uint8_t *arena, caq_team *team) {
     const caq_view *out = &p->output;
     const int64_t items = (int64_t)out->w * out->c;
     for (int64_t n = 0; n < count; n++) {
+        const caq_layer *chosen = layers;
+        int i = 0;
         if (encode(isa, p, x + n * p->sample_bytes, arena)) return 1 + n;
         fill_halo(&p->input, arena);
-        for (int i = 0; i < p->step_count; i++) run_step(isa, id, p, layers, &p->steps[i], arena, team);
+        if (gate) {
+            for (; i < gate->step; i++) run_step(isa, id, p, layers, &p->steps[i], arena, team);
+            const int32_t branch = caq_choose(id, gate, arena);
+            chosen += (int64_t)branch * p->layers;
+            if (taken) taken[n] = branch;
+        }
+        for (; i < p->step_count; i++) run_step(isa, id, p, chosen, &p->steps[i], arena, team);
         for (int row = 0; row < out->h; row++, y += items) {
             const uint8_t *codes = at(out, arena, row, 0);
             if (out->bytes == 2)
                 memcpy(y, codes, (size_t)items * 2);
             else
-                for (int64_t i = 0; i < items; i++) y[i] = (int16_t)(codes[i] - out->zero);
+                for (int64_t k = 0; k < items; k++) y[k] = (int16_t)(codes[k] - out->zero);
         }
     }
     return 0;
@@ -371,7 +413,15 @@ static int64_t run_samples(const caq_isa *isa, int id, const caq_program *p, con
 int64_t caq_run(int id, const caq_program *p, const caq_layer *layers, const void *x, int64_t count, int16_t *y,
                 uint8_t *arena) {
     caq_team *team = entered(p);
-    const int64_t refused = run_samples(caq_isa_table(id), id, p, layers, x, count, y, arena, team);
+    const int64_t refused = run_samples(caq_isa_table(id), id, p, layers, 0, 0, x, count, y, arena, team);
+    leave(team);
+    return refused;
+}
+
+int64_t caq_run_gated(int id, const caq_program *p, const caq_layer *layers, const caq_gate *gate, int32_t *taken,
+                      const void *x, int64_t count, int16_t *y, uint8_t *arena) {
+    caq_team *team = entered(p);
+    const int64_t refused = run_samples(caq_isa_table(id), id, p, layers, gate, taken, x, count, y, arena, team);
     leave(team);
     return refused;
 }

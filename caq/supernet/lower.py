@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from caq.graph import Assignment, Graph
-from caq.plan import EXPONENT_RANGE, Parameters
+from caq.plan import Parameters, to_mantissas
 from caq.quant import multiplicand_unit, pack
 from caq.supernet.layers import SwitchableLayer
 from caq.supernet.network import Supernet
@@ -54,8 +54,8 @@ def lower(supernet: Supernet, input_step: float, own_sets: Sequence[tuple[Assign
         ]
         for widths, row in (*uniform, *own)
     ]
-    gains = [[_to_int16(gain) for gain, _ in row] for row in sets]
-    biases = [[_to_int16(bias) for _, bias in row] for row in sets]
+    gains = [[to_mantissas(gain) for gain, _ in row] for row in sets]
+    biases = [[to_mantissas(bias) for _, bias in row] for row in sets]
     parameters = Parameters(
         gain=np.stack([np.concatenate([m for m, _ in row]) for row in gains]),
         gain_exponent=np.array([[e for _, e in row] for row in gains], np.int8),
@@ -83,14 +83,6 @@ def _affine(
     if layer.bias is not None:
         bias = bias + layer.bias.double().numpy() * gain
     return gain * scale * multiplicand_unit(width) * (step_in / step_out), bias / step_out
-
-
-def _to_int16(values: NDArray[np.float64]) -> tuple[NDArray[np.int16], int]:
-    """Mantissas with one exponent: values are mantissas * 2**exponent."""
-    _, exponent = np.frexp(np.abs(values).max())
-    exponent = int(np.clip(exponent - 15, *EXPONENT_RANGE))
-    mantissas = np.floor(np.ldexp(values, -exponent) + 0.5)
-    return np.clip(mantissas, -(2**15) + 1, 2**15 - 1).astype(np.int16), exponent
 
 
 def _ratios(supernet: Supernet, index: int, steps: list[np.float32]) -> list[float]:

@@ -12,20 +12,36 @@ import torch
 from torch import Tensor, nn
 
 import caq
+from caq.conditional import ConditionalGate
+from caq.costs import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.data import Dataset
 from caq.engine import Engine
 from caq.errors import ConfigError, DataError
 from caq.graph import Assignment, Shape
-from caq.measure import score
+from caq.measure import score_routed
 from caq.model import TASKS, Model, OperatingPoint
 from caq.scaling import InputScaling, Moments
 from caq.supernet import zoo
 from caq.supernet.batches import Samples, training_samples
+from caq.supernet.conditional import (
+    Branches,
+    RouteConfig,
+    RouteData,
+    check_conditional,
+    estimate_branches,
+    learn_branches,
+    learn_gate_of,
+    unrouted,
+)
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
-from caq.supernet.gates import DEFAULT_BUDGETS, Budget, GateConfig, check_budgets, learn_gate
+from caq.supernet.distributed import first_only, processes
+from caq.supernet.gates import GateConfig, learn_gate
 from caq.supernet.lower import Lowered, lower
 from caq.supernet.network import Supernet
 from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms, train_supernet
+
+#: The part of the training split that conditional gates, if there are any, keep from the weights.
+HELD_BACK = 0.2
 
 
 @dataclass(frozen=True)
@@ -91,21 +107,42 @@ def train_model(
     widths: Sequence[int] = DEFAULT_WIDTHS,
     budgets: Sequence[Budget] = DEFAULT_BUDGETS,
     outputs: Outputs = Outputs(),  # noqa: B008
+    conditional: Sequence[Budget] = (),
 ) -> Model:
     """Trains a network, of the zoo or the caller's own, on `data` and returns it with its operating points.
 
+    conditional: budgets of conditional gates; with any, HELD_BACK of the training split is kept from the weights.
     Raises ConfigError on budgets that cannot be told apart or kept, and what `prepare`, `convert` and `train_supernet`
     raise.
     """
-    check_names(budgets, widths)
+    check_names([*budgets, *conditional], widths)
     if isinstance(network, str):
         config = replace(config, task=task_of(network))
-    prepared = prepare(data, network, config.seed)
+    trained, routing = hold_back(data, HELD_BACK, config.seed) if conditional else (data, None)
+    prepared = prepare(trained, network, config.seed)
     supernet = convert(prepared.network, prepared.example(), widths)
     check_outputs(supernet, data, config.task)
-    check_budgets(supernet.graph, budgets)
+    check_budgets(supernet.graph, [*budgets, *conditional])
+    check_conditional(supernet.graph, conditional)
     train_supernet(supernet, prepared.train, config, outputs)
-    return finish(supernet, data, prepared, config, budgets, outputs.quiet)
+    return finish(supernet, data, prepared, config, budgets, outputs.quiet, conditional, routing)
+
+
+def hold_back(data: Dataset, share: float, seed: int) -> tuple[Dataset, RouteData]:
+    """`data` without `share` of its training split, all of some domains or some of each class; and all of the split.
+
+    Held-back domains (people, sites) are strangers to the weights, as those that a device meets are.
+    """
+    of = data.domain_train
+    if of is None or len(domains := np.unique(of)) < 2:
+        kept, held = data.split_validation(share, seed)
+    else:
+        drawn = np.random.default_rng(seed).permutation(domains)[: max(1, round(share * len(domains)))]
+        kept, held = np.flatnonzero(~np.isin(of, drawn)), np.flatnonzero(np.isin(of, drawn))
+    part = replace(data, x_train=data.x_train[kept], y_train=data.y_train[kept], domain_train=None)
+    fresh = np.zeros(len(data.y_train), bool)
+    fresh[held] = True
+    return part, RouteData(data.x_train, data.y_train, fresh)
 
 
 def check_names(budgets: Sequence[Budget], widths: Sequence[int]) -> None:
@@ -129,6 +166,7 @@ def uniform_name(width: int) -> str:
     return f"w{width}a{width}"
 
 
+@first_only
 def finish(
     supernet: Supernet,
     data: Dataset,
@@ -136,34 +174,47 @@ def finish(
     config: TrainConfig,
     budgets: Sequence[Budget] = DEFAULT_BUDGETS,
     quiet: bool = False,
+    conditional: Sequence[Budget] = (),
+    routing: RouteData | None = None,
 ) -> Model:
     """Learns the gates of a trained supernet, re-estimates batch norm for every point, lowers, and measures.
 
-    Scores are measured on the test split, in integers; nothing is chosen by them. Raises ConfigError on budgets that
-    cannot be told apart, DataError if outputs and classes do not match.
+    routing: what conditional gates learn from. Scores are measured on the test split, in integers; nothing is chosen by
+    them. Of several processes, the first does this and all return what it found. Raises ConfigError on budgets that
+    cannot be told apart, or are conditional without `routing`, DataError if outputs and classes do not match.
     """
-    check_names(budgets, supernet.widths)
+    check_names([*budgets, *conditional], supernet.widths)
+    if conditional and routing is None:
+        raise ConfigError("conditional: pass `routing`, the samples that its gates learn from")
     check_outputs(supernet, data, config.task)
-    train = prepared.train
+    train, graph = prepared.train, supernet.graph
     for width in supernet.widths:
-        reestimate_norms(supernet, train, supernet.graph.uniform(width))
+        reestimate_norms(supernet, train, graph.uniform(width))
     points: list[tuple[str, Assignment, int | None]] = []
+    gates: dict[str, ConditionalGate] = {}
     own: list[tuple[Assignment, int]] = []
+    gate_config = GateConfig(batch_size=config.batch_size, seed=config.seed, quiet=quiet)
     for budget in budgets:
-        gate = GateConfig(batch_size=config.batch_size, seed=config.seed, quiet=quiet)
-        assignment = learn_gate(supernet, train, budget, gate, config.task)
-        rows = [layer.norm.add_row() for layer in supernet.layers if layer.norm is not None]
-        row = rows[0] if rows else len(supernet.widths) + len(own)
-        reestimate_norms(supernet, train, assignment, row)
+        assignment = learn_gate(supernet, train, budget, gate_config, config.task)
         points.append((budget.name, assignment, len(supernet.widths) + len(own)))
-        own.append((assignment, row))
+        own += estimate_branches(supernet, train, Branches(0, (assignment,)))
+    for budget in conditional:
+        branches = learn_branches(supernet, train, budget, gate_config, config.task)
+        first_set = len(supernet.widths) + len(own)
+        points.append((budget.name, branches.assignments[0], first_set))
+        gates[budget.name] = unrouted(graph, branches, first_set)
+        own += estimate_branches(supernet, train, branches)
     for width in reversed(supernet.widths):
-        points.append((uniform_name(width), supernet.graph.uniform(width), None))
-    supernet.set_assignment(supernet.graph.uniform(supernet.widths[-1]))
+        points.append((uniform_name(width), graph.uniform(width), None))
+    supernet.set_assignment(graph.uniform(supernet.widths[-1]))
     largest = predict(supernet, train).abs().max()
     supernet.output_step.copy_(largest * 4 / 2**15)
     model = assemble(lower(supernet, prepared.scaling.step, own), data, prepared, points, config)
-    return replace(model, points=tuple(_measured(model, data)))
+    model = model.replace(points=tuple(p._replace(gate=gates.get(p.name)) for p in model.points))
+    if routing is not None:
+        for budget in conditional:
+            model = learn_gate_of(model, budget, routing, RouteConfig(seed=config.seed))
+    return model.replace(points=tuple(_measured(model, data)))
 
 
 def assemble(
@@ -197,6 +248,7 @@ def assemble(
             "seed": config.seed,
             "epochs": config.epochs,
             "threads": torch.get_num_threads(),
+            **({"processes": count} if (count := processes().count) > 1 else {}),
             "caq": caq.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -206,10 +258,10 @@ def assemble(
 
 
 def _measured(model: Model, data: Dataset) -> list[OperatingPoint]:
-    engine = Engine(model)
-    plans = [engine.build(p.assignment, p.parameter_set) for p in model.points]
-    scores = [score(engine, plan, data.x_test, data.y_test) for plan in plans]
-    return [
-        p._replace(score=round(value, 6), samples=len(data.y_test))
-        for p, value in zip(model.points, scores, strict=True)
-    ]
+    engine, count = Engine(model), len(data.y_test)
+    points = []
+    for p in model.points:
+        value, taken = score_routed(engine, engine.build_point(p.name), data.x_test, data.y_test)
+        p = p._replace(score=round(value, 6), samples=count)
+        points.append(p if p.gate is None else p.measured(model.graph, taken))
+    return points

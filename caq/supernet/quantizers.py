@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from caq.quant import TOP_WIDTH, activation_range
+from caq.supernet.distributed import whole_batch, whole_gradient
 
 
 class _QuantizeActivation(torch.autograd.Function):
@@ -22,7 +23,7 @@ class _QuantizeActivation(torch.autograd.Function):
         # Both are kept anyway, by the operations before and after.
         ctx.save_for_backward(x, y)
         ctx.bounds = (low * step, high * step)
-        ctx.scale = 1 / math.sqrt(x.numel() * high)
+        ctx.scale = 1 / math.sqrt(whole_batch(x.numel()) * high)
         return y
 
     @staticmethod
@@ -94,7 +95,7 @@ class _QuantizeWeight(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (g,) = grads
+        g = whole_gradient(*grads)
         v, middle = ctx.saved_tensors
         inside = (v >= -128) & (v <= 127)
         g_scale = g * torch.where(inside, middle - v, middle)

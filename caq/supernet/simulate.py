@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from caq.conditional import ConditionalGate
 from caq.graph import Assignment
 from caq.plan import adding, layer_fixed_point, narrowing, only_readers, rescaling, written
 from caq.quant import TOP_WIDTH, FixedPoint, multiplicands
@@ -23,6 +24,30 @@ def simulate(
     supernet: Supernet, lowered: Lowered, codes: Tensor, assignment: Assignment, parameter_set: int | None = None
 ) -> Tensor:
     """Output codes (N, H * W * C) int64, channels last, of input codes (N, C, H, W) int8 at `assignment`."""
+    return _flat(_tensors(supernet, lowered, codes, assignment, parameter_set)[-1])
+
+
+@torch.no_grad()
+def simulate_conditional(
+    supernet: Supernet, lowered: Lowered, codes: Tensor, gate: ConditionalGate
+) -> tuple[Tensor, Tensor]:
+    """As `simulate`, each sample at the branch (N,) int64 that the gate picks for it: the outputs, and the branches."""
+    live = [_tensors(supernet, lowered, codes, b.assignment, b.parameter_set) for b in gate.branches]
+    sums = live[0][gate.tensor].long().sum((2, 3)) >> gate.shift
+    scores = sums @ torch.tensor(gate.weights).T + torch.tensor(gate.bias)
+    taken = torch.from_numpy(scores.numpy().argmax(1))  # torch does not say which of equals its own argmax takes
+    every = torch.stack([_flat(tensors[-1]) for tensors in live])
+    return every[taken, torch.arange(len(taken))], taken
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).flatten(1).long()
+
+
+def _tensors(
+    supernet: Supernet, lowered: Lowered, codes: Tensor, assignment: Assignment, parameter_set: int | None
+) -> list[Tensor]:
+    """The codes of every tensor of the graph, (N, C, H, W) float64."""
     graph, parameters = lowered.graph, lowered.parameters
     graph.check_assignment(assignment)
     outputs, direct = written(graph, parameters, assignment), set(only_readers(graph).values())
@@ -61,7 +86,7 @@ def simulate(
                 inputs = [functional.avg_pool2d(x, window.kernel, window.stride, padding, divisor_override=1)]
             parts = [_requantize(x, f, op.low, op.high) for x, f in zip(inputs, fixed_points, strict=True)]
             live.append(torch.cat(parts, 1))
-    return live[-1].permute(0, 2, 3, 1).flatten(1).long()
+    return live
 
 
 def _requantize(total: Tensor, f: FixedPoint, low: int, high: int) -> Tensor:

@@ -13,9 +13,10 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,23 @@ from caq.graph import Assignment, Graph, LayerWidths
 from caq.progress import progress
 from caq.quant import TOP_WIDTH
 from caq.supernet.batches import Samples
+from caq.supernet.distributed import Processes, processes, shared
 from caq.supernet.heap import freed_memory_kept
 from caq.supernet.network import Supernet
 
-#: Trains on a batch (x, y), drawing from a generator; calls backward, and then a function that updates the weights and
-#: clears their gradients, as often as it likes. Returns the loss of the widest assignment.
-StepFunction = Callable[[Tensor, Tensor, np.random.Generator, Callable[[], None]], float]
+#: Updates the weights by the gradient of a loss.
+Learn = Callable[[Tensor], None]
+#: Trains on a batch (x, y), drawing from a generator; calls `Learn` as often as it likes. Returns the widest
+#: assignment's loss.
+StepFunction = Callable[[Tensor, Tensor, np.random.Generator, Learn], float]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The same configuration, data and number of threads give the same weights, bit for bit."""
+    """How to train. Same configuration, data and numbers of threads and processes: the same weights, bit for bit.
+
+    batch_size: of all processes together (caq.supernet.distributed).
+    """
 
     epochs: int = 30
     batch_size: int = 64
@@ -89,17 +96,23 @@ def random_assignment(graph: Graph, rng: np.random.Generator) -> Assignment:
 
 
 def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outputs: Outputs = Outputs()) -> None:
-    """Trains `supernet` in place. Raises TrainingError if a checkpoint belongs to other settings."""
+    """Trains `supernet` in place, in all processes alike.
+
+    Raises TrainingError if a checkpoint belongs to other settings, or processes are not connected; ConfigError if they
+    cannot share the batches.
+    """
+    team = processes()
+    team.check(config.batch_size, len(train))
+    network = team.parallel(supernet)
     widest = supernet.graph.uniform(supernet.widths[-1])
     others = supernet.widths[1:-1]
     joint = True
 
-    def step(x: Tensor, y: Tensor, rng: np.random.Generator, update: Callable[[], None]) -> float:
+    def step(x: Tensor, y: Tensor, rng: np.random.Generator, learn: Learn) -> float:
         supernet.set_assignment(widest)
-        logits = supernet(x)
+        logits = network(x)
         loss = task_loss(config.task, logits, x, y)
-        loss.backward()
-        update()
+        learn(loss)
         if len(supernet.widths) == 1 or not joint:
             return float(loss.detach())
         target = logits.detach()
@@ -107,11 +120,10 @@ def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outp
         third = supernet.graph.uniform(int(rng.choice(others))) if uniform else random_assignment(supernet.graph, rng)
         for assignment in (third, supernet.graph.uniform(supernet.widths[0])):
             supernet.set_assignment(assignment)
-            narrower = supernet(x)
+            narrower = network(x)
             hard = task_loss(config.task, narrower, x, y)
             soft = distillation_loss(config.task, narrower, target)
-            (config.labels * hard + (1 - config.labels) * soft).backward()
-            update()
+            learn(config.labels * hard + (1 - config.labels) * soft)
         return float(loss.detach())
 
     def begin(epoch: int) -> None:
@@ -122,23 +134,25 @@ def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outp
             supernet.fit_steps(next(train.typical(512, 512))[0], narrow=False)
         supernet.set_rounding(epoch >= first)
 
-    train_steps(supernet, train, config, outputs, step, begin)
+    train_steps(supernet, train, config, outputs, step, begin, team)
     supernet.set_rounding(True)
 
 
 def train_float(model: nn.Module, train: Samples, config: TrainConfig, outputs: Outputs = Outputs()) -> None:
     """Trains a float network in place with the same data, steps and schedule: the baseline.
 
-    `model` eats (N, C, H, W) inputs, as `Samples` has them.
+    `model` eats (N, C, H, W) inputs, as `Samples` has them. Raises TrainingError in several processes: torch's batch
+    norm would take statistics of each one's own samples.
     """
+    if (team := processes()).count > 1:
+        raise TrainingError(f"a float network trains in one process, not in {team.count}")
 
-    def step(x: Tensor, y: Tensor, rng: np.random.Generator, update: Callable[[], None]) -> float:
+    def step(x: Tensor, y: Tensor, rng: np.random.Generator, learn: Learn) -> float:
         loss = task_loss(config.task, model(x), x, y)
-        loss.backward()
-        update()
+        learn(loss)
         return float(loss.detach())
 
-    train_steps(model, train, config, outputs, step, lambda epoch: None)
+    train_steps(model, train, config, outputs, step, lambda epoch: None, team)
 
 
 def task_loss(task: str, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -183,19 +197,24 @@ def train_steps(
     outputs: Outputs,
     step: StepFunction,
     begin: Callable[[int], None],
+    team: Processes,
 ) -> None:
     """Trains `model` in place: optimizer, schedule, seeds and checkpoints for whatever `step` does with a batch.
 
-    begin: called with the epoch, from 0, before each. Raises TrainingError if a loss is not finite, or a checkpoint
-    belongs to other settings.
+    begin: called with the epoch, from 0, before each. team: all processes that train. Raises TrainingError if a loss is
+    not finite, or a checkpoint belongs to other settings.
     """
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), config.learning_rate, fused=True)
 
-    def update() -> None:
+    def learn(loss: Tensor, weight: float) -> None:
+        (loss * weight).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     start = _resume(outputs.checkpoint, model, optimizer, config, train)
+    team.agree(start, f"the number of epochs in {outputs.checkpoint}, a file that all must share,")
+    if not team.first:
+        outputs = Outputs(quiet=True)
     steps = train.batches(config.batch_size)
     writer = _writer(outputs.tensorboard)
     model.train()
@@ -211,7 +230,8 @@ def train_steps(
             for i, (x, y) in enumerate(train.epoch(config.batch_size, config.seed, epoch)):
                 for group in optimizer.param_groups:
                     group["lr"] = _learning_rate(config, epoch * steps + i, config.epochs * steps)
-                loss = step(x, y, rng, update)
+                with shared(x, y, team) as (x, y, share):
+                    loss = share.mean(step(x, y, rng, partial(learn, weight=share.weight)))
                 if not math.isfinite(loss):
                     raise TrainingError(f"the loss is {loss} in epoch {epoch}; lower the learning rate")
                 total += loss
@@ -296,14 +316,19 @@ def _writer(folder: Path | None) -> Any:
 
 
 @torch.no_grad()
-def reestimate_norms(supernet: Supernet, data: Samples, assignment: Assignment, row: int | None = None) -> None:
+def reestimate_norms(
+    supernet: Supernet, data: Samples, assignment: Assignment, row: int | None = None, kept: Collection[int] = ()
+) -> None:
     """Replaces the batch-norm statistics that `assignment` uses by averages over batches of `data`.
 
-    row: the operating point's own row of statistics, or None for the rows of the layers' widths.
+    row: the operating point's own row of statistics, or None for the rows of the layers' widths. kept: layers whose
+    statistics are used as they are.
     """
-    norms = [layer.norm for layer in supernet.layers if layer.norm is not None]
+    norms = [layer.norm for i, layer in enumerate(supernet.layers) if layer.norm is not None and i not in kept]
     supernet.set_assignment(assignment, row)
     supernet.train()
+    for i in kept:
+        supernet.layers[i].eval()
     for i, (x, _) in enumerate(data.typical(256, limit=4096)):
         for norm in norms:
             norm.momentum = 1 / (i + 1)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from caq.costs import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.data import Dataset
 from caq.errors import ConfigError, WeightsError
 from caq.model import Model
@@ -25,8 +26,8 @@ from caq.scaling import Moments
 from caq.supernet import zoo
 from caq.supernet.batches import samples
 from caq.supernet.calibrate import calibrate
+from caq.supernet.conditional import RouteData, check_conditional
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
-from caq.supernet.gates import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.supernet.onnx_reader import read_onnx
 from caq.supernet.pipeline import Prepared, check_names, check_outputs, finish, prepare
 from caq.supernet.train import Outputs, TrainConfig, accuracy, distillation_loss, predict, train_supernet
@@ -185,13 +186,16 @@ def convert_trained(
     widths: Sequence[int] = DEFAULT_WIDTHS,
     budgets: Sequence[Budget] = DEFAULT_BUDGETS,
     outputs: Outputs = Outputs(),  # noqa: B008
+    conditional: Sequence[Budget] = (),
 ) -> tuple[Model, float]:
     """A model with its operating points, and the score of the float network on the test split.
 
-    Nothing but the scores reads the test split. Raises ConfigError on budgets that cannot be told apart, DataError on
-    data that do not fit the network, and what `convert` raises.
+    conditional: budgets of conditional gates. They learn from how far a branch's outputs are from those of the widest,
+    without labels; the budget is fitted on what calibration did not read of the training split. Nothing but the scores
+    reads the test split. Raises ConfigError on budgets that cannot be told apart, DataError on data that do not fit the
+    network, and what `convert` raises.
     """
-    check_names(budgets, widths)
+    check_names([*budgets, *conditional], widths)
     network = trained.network.eval()
     chosen = np.sort(np.random.default_rng([config.seed, 2]).permutation(len(data.y_train))[: config.samples])
     step = None
@@ -205,7 +209,8 @@ def convert_trained(
     example = prepared.as_network_input(next(calibration.typical(256, 256))[0])
     supernet = convert(network, example, widths)
     check_outputs(supernet, data, config.task)
-    check_budgets(supernet.graph, budgets)
+    check_budgets(supernet.graph, [*budgets, *conditional])
+    check_conditional(supernet.graph, conditional)
     reference = float_score(network, prepared, data, config.task)
     calibrate(supernet, calibration, config.seed, outputs.quiet)
     train = config.finetune or TrainConfig(epochs=1, seed=config.seed)
@@ -214,7 +219,11 @@ def convert_trained(
         train_supernet(supernet, prepared.train, train, outputs)
     else:
         prepared = replace(prepared, train=calibration)
-    model = finish(supernet, data, replace(prepared, name=trained.name), train, budgets, outputs.quiet)
+    fresh = np.ones(len(data.y_train), bool)
+    if len(fresh) > len(chosen):
+        fresh[chosen] = False
+    prepared, routing = replace(prepared, name=trained.name), RouteData(data.x_train, None, fresh)
+    model = finish(supernet, data, prepared, train, budgets, outputs.quiet, conditional, routing)
     origin: dict[str, str | int | float] = {
         "epochs": 0 if config.finetune is None else train.epochs,
         "source": trained.source,
@@ -222,4 +231,4 @@ def convert_trained(
         "calibration_samples": len(calibration),
         "float_score": round(reference, 6),
     }
-    return replace(model, provenance={**model.provenance, **origin}), reference
+    return model.replace(provenance={**model.provenance, **origin}), reference

@@ -5,12 +5,15 @@ import time
 import numpy as np
 import pytest
 
-from caq import artifact, native
+from caq import artifact, program
 from caq.cli import doctor
 from caq.cli.output import Output
 from caq.cli.points import explain_points
+from caq.costs import load_profile
 from caq.engine import Engine
 from caq.graph import parse_assignment
+from tests import models
+from tests.conditional_models import with_gate
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def test_info(files, call):
     text = call("info", files.artifact).out
     assert f"{sizes['file_bytes']}\n" in text and "2,4,8" in text and "class 0, class 1, class 2" in text
     line = (
-        "gates, each layer's widths learned for a budget: mixed; "
+        "gates, each layer's widths chosen for a budget: mixed; "
         "one width everywhere (the input always has 8 bits): w2a2, w4a4, w8a8"
     )
     assert line in text.splitlines()
@@ -190,7 +193,7 @@ def test_doctor(files, call, monkeypatch):
 def test_doctor_says_which_instruction_set_runs_and_why(call, monkeypatch):
     monkeypatch.delenv("CAQ_ISA", raising=False)
     sets = {row["name"]: row for row in call("doctor", "--json").json["instruction_sets"]}
-    assert {name: row["reason"] for name, row in sets.items()} == native.isa_names()
+    assert {name: row["reason"] for name, row in sets.items()} == program.isa_names()
     runs = [name for name, row in sets.items() if row["runs"]]
     assert "portable" in runs and all(row["runs"] == (not row["reason"]) for row in sets.values())
 
@@ -206,22 +209,22 @@ def test_doctor_says_which_instruction_set_runs_and_why(call, monkeypatch):
 
 
 def test_doctor_names_what_the_cpu_lacks(call, monkeypatch):
-    sets = {"portable": "", "avx2": "", "avx512vnni": native.CPU_LACKS, "neon": native.NOT_BUILT}
-    monkeypatch.setattr(native, "isa_names", lambda: sets)
+    sets = {"portable": "", "avx2": "", "avx512vnni": program.CPU_LACKS, "neon": program.NOT_BUILT}
+    monkeypatch.setattr(program, "isa_names", lambda: sets)
     features = {"avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
     monkeypatch.setattr(doctor, "cpu_features", lambda: features)
     monkeypatch.setenv("CAQ_ISA", "avx512vnni")
     found = call("doctor", "--json").json
     lacks = {row["name"]: row["lacks"] for row in found["instruction_sets"]}
     assert lacks == {"portable": [], "avx2": [], "avx512vnni": ["avx512vbmi", "avx512_vnni"], "neon": []}
-    assert f"{native.CPU_LACKS}; choose one of portable, avx2" in found["engine"]
-    assert f"{native.CPU_LACKS}: avx512vbmi, avx512_vnni\n" in call("doctor").out
+    assert f"{program.CPU_LACKS}; choose one of portable, avx2" in found["engine"]
+    assert f"{program.CPU_LACKS}: avx512vbmi, avx512_vnni\n" in call("doctor").out
     features.clear()  # /proc/cpuinfo cannot be read
     assert all(row["lacks"] == [] for row in call("doctor", "--json").json["instruction_sets"])
 
 
 def test_features_of_instruction_sets_that_run_here():
-    names = native.isa_names()
+    names = program.isa_names()
     assert set(doctor.FEATURES) == set(names) - {"portable"}
     found = doctor.cpu_features()
     for name in (name for name, reason in names.items() if not reason and name not in ("portable", "neon")):
@@ -234,3 +237,57 @@ def test_cpu_features(key, tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nvmx flags\t: no\n{key}: a b\n\nprocessor\t: 1\n{key}: c\n")
     assert doctor.cpu_features(tmp_path) == {"a", "b"}
+
+
+@pytest.fixture
+def gated(tmp_path):
+    """An artifact with a conditional point, and data that fit it."""
+    model = with_gate(models.model(0), 0, 3)
+    x = models.samples(model, 40)
+    y = Engine(model).run(x).argmax(1)
+    artifact.save(model, tmp_path / "gated.caq")
+    np.savez(tmp_path / "gated.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    return model, tmp_path / "gated.caq", tmp_path / "gated.npz"
+
+
+def test_a_conditional_point_is_shown_with_its_branches(gated, call):
+    model, path, _ = gated
+    point = model.points[-1]
+    found = call("info", path, "--json").json["points"][-1]
+    assert found["weight_bytes"] == point.cost.weight_bytes and found["bit_macs"] == point.cost.bit_macs
+    branches = found["gate"]["branches"]
+    assert [b["share"] for b in branches] == list(point.shares) and sum(point.shares) == pytest.approx(1)
+    assert [b["widths"] for b in branches] == [[str(pair) for pair in b.assignment] for b in point.branches]
+    mean = sum(b["share"] * b["bit_macs"] for b in branches) + found["gate"]["bit_macs"]
+    assert abs(mean - found["bit_macs"]) <= 1
+    text = call("info", path).out
+    assert "conditional gates, each inference takes one of the branches: conditional" in text
+    assert all(f"  branch {i} " in text for i in range(3))
+
+
+def test_eval_measures_how_often_branches_are_taken(gated, call):
+    model, path, data = gated
+    found = call("eval", path, "--data", data, "--point", "conditional", "--json").json["points"][0]
+    engine = Engine(model)
+    x = models.samples(model, 40)
+    outputs, taken = engine.run_routed(x, engine.build_point("conditional"))
+    assert [b["share"] for b in found["gate"]["branches"]] == [float((taken == i).mean()) for i in range(3)]
+    assert found["score"] == float((outputs.argmax(1) == engine.run(x).argmax(1)).mean())
+
+
+def test_run_serves_a_conditional_point(gated, call):
+    _, path, data = gated
+    found = call("run", path, "--data", data, "--policy", "conditional", "--json")
+    assert found.code == 0 and len(found.json["points"][0]["gate"]["branches"]) == 3
+
+
+def test_cost_is_a_mean_over_branches(gated, call):
+    model, path, _ = gated
+    point = model.points[-1]
+    found = call("cost", path, "--profile", "bit-serial", "--layers", "conditional", "--json").json
+    profile = load_profile("bit-serial")
+    costs = [profile.cost(model.graph, b.assignment).latency_s for b in point.branches]
+    mean = sum(share * cost for share, cost in zip(point.shares, costs, strict=True))
+    gates = [layer for layer in found["layers"] if layer["name"] == "gate"]
+    assert [layer["branch"] for layer in gates] == [0, 1, 2] and gates[0]["latency_s"] > 0
+    assert found["points"][-1]["latency_s"] == pytest.approx(mean + gates[0]["latency_s"])

@@ -1,5 +1,6 @@
 """What all commands share: exit codes, JSON, errors, and what is not imported."""
 
+import itertools
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from caq.cli import doctor
 from caq.cli.output import Output, number
 
+FRESH = itertools.count()
 READING = [
     ("info", "{artifact}"),
     ("eval", "{artifact}", "--data", "{data}"),
@@ -16,11 +18,13 @@ READING = [
     ("run", "{artifact}", "--data", "{data}", "--trace", "{trace}"),
     ("profile", "{artifact}", "--seconds", "0.01"),
     ("doctor",),
+    ("record", "--out", "{fresh}", "--period", "0.05", "--duration", "0.1"),
 ]
 
 
 def filled(command, files):
-    return [part.format(**vars(files)) for part in command]
+    fresh = files.folder / f"{next(FRESH)}.csv"
+    return [part.format(fresh=fresh, **vars(files)) for part in command]
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
@@ -44,7 +48,7 @@ def test_no_command_that_a_device_needs_imports_an_extra(command, files):
 
 def test_help_and_version(call):
     shown = call("--help")
-    commands = ("train", "convert", "eval", "info", "cost", "run", "profile", "doctor", "demo")
+    commands = ("train", "convert", "eval", "info", "cost", "run", "record", "profile", "doctor", "demo")
     assert shown.code == 0 and all(name in shown.out for name in commands)
     assert call("--version").out.startswith("caq 0.")
 

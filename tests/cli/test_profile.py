@@ -5,14 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from caq import native, roofline
+from caq import program, roofline
+from caq.artifact import save
 from caq.engine import Engine
 from caq.errors import ConfigError
 from caq.graph import Graph, Op
 from caq.roofline import Machine, last_level_cache, measure_machine, profile
 from tests import models
+from tests.conditional_models import with_gate
 
-ISAS = [name for name, reason in native.isa_names().items() if not reason]
+ISAS = [name for name, reason in program.isa_names().items() if not reason]
 FAST = ("--seconds", "0.01")
 #: Slow enough at both that either bounds some steps of a small model.
 A_MACHINE = Machine("any", 1e9, ((1000, 2e9), (100_000, 1e9)))
@@ -54,6 +56,19 @@ def test_the_steps_add_up(point, isa, a_machine, files, call):
         assert step["macs_per_s"] == pytest.approx(step["macs"] / step["time_us"] * 1e6)
         if step["widths"] is None:
             assert step["macs"] == step["plane_bytes"] == step["panel_bytes"] == 0 and step["bound"] == "memory"
+
+
+def test_a_conditional_point_is_profiled_branch_by_branch(a_machine, tmp_path, call):
+    model = with_gate(models.model(0), 0, 3)
+    save(model, tmp_path / "m.caq")
+    options = ("profile", tmp_path / "m.caq", "--point", "conditional", "--json", *FAST)
+    for i, branch in enumerate(model.points[-1].branches):
+        found = call(*options, "--branch", i).json
+        assert [step["widths"] for step in found["steps"] if step["widths"]] == [str(p) for p in branch.assignment]
+        assert found["branch"] == i and found["totals"]["gate_us"] > 0
+    shares = model.points[-1].shares
+    assert call(*options).json["branch"] == shares.index(max(shares))
+    assert "branch 3: point 'conditional' has 3, counted from 0" in call(*options, "--branch", 3).err
 
 
 def test_what_is_in_the_steps_of_a_tiny_model(a_machine):

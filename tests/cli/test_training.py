@@ -39,11 +39,22 @@ def test_train_writes_what_it_prints(few_digits, tmp_path, call):
     assert [p["score"] for p in scored] == pytest.approx([p.score for p in model.points], abs=1e-6)
 
 
+def test_train_learns_conditional_points(few_digits, tmp_path, call):
+    path = tmp_path / "x.caq"
+    called = call("train", *options(few_digits, path), "--conditional", "smart=0.6:bytes", "--json")
+    assert called.code == 0, called.err
+    point = artifact.load(path).points[1]
+    assert point.name == "smart" and sum(b.taken for b in point.branches) == point.samples == 100
+    assert len(called.json["points"][1]["gate"]["branches"]) == len(point.branches)
+    scored = call("eval", path, "--data", few_digits, "--point", "smart", "--json").json["points"][0]
+    assert scored["score"] == pytest.approx(point.score) and scored["bit_macs"] == point.cost.bit_macs
+
+
 def test_train_on_a_domain_from_a_checkpoint(few_digits, tmp_path, call):
     checkpoint, path = tmp_path / "c.pt", tmp_path / "x.caq"
     argv = ["train", *options(few_digits, path), "--domain", 3, "--checkpoint", checkpoint]
     text = call(*argv)
-    assert text.code == 0 and "gates, each layer's widths learned for a budget: a; one width" in text.out
+    assert text.code == 0 and "gates, each layer's widths chosen for a budget: a; one width" in text.out
     first = path.read_bytes()
     model = artifact.load(path)
     assert model.provenance["test_domain"] == 3 and {p.samples for p in model.points} == {25}
@@ -57,6 +68,9 @@ def test_train_on_a_domain_from_a_checkpoint(few_digits, tmp_path, call):
     ("change", "message"),
     [
         (("--model", "resnet9"), "did you mean 'resnet8'"),
+        (("--conditional", "a=0.3"), "a would name two operating points"),
+        (("--conditional", "b=0.001"), "and the gate 0.0188; give a larger share"),
+        (("--conditional", "b=2"), "a share from 0 to 1"),
         (("--out", "none/x.caq"), "none: no file can be written there"),
         (("--out", "."), "is a folder"),
         (("--data", "none.npz"), "no such file"),

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import yaml
 
+from caq.conditional import gate_cost
 from caq.costs import check_cost, cost_table, load_profile, profile_names
 from caq.costs.read import SHIPPED
 from caq.errors import ConfigError
 from caq.graph import Graph, LayerWidths
 from tests import models
+from tests.conditional_models import with_gate
 
 NAMES = ["", "bytes", "bit_macs", *(f"{what}@{p}" for what in ("latency", "energy") for p in profile_names())]
 
@@ -83,3 +85,24 @@ def test_unknown_costs(name: str, message: str) -> None:
         check_cost(name)
     with pytest.raises(ConfigError, match=message):
         cost_table(models.tiny().graph, name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_conditional_gate_adds_what_it_costs(name: str) -> None:
+    m = with_gate(models.model(0), 0, 3)
+    point, table = m.points[-1], cost_table(m.graph, name)
+    found = table.gate(3, 3) * table.unit
+    own = gate_cost(m.graph, 3, 3)
+    what, _, device = name.partition("@")
+    if device:
+        profile = load_profile(device)
+        modelled = profile.point_cost(m.graph, point.branches, point.shares, 3)
+        without = profile.point_cost(m.graph, point.branches, point.shares, None)
+        field = {"latency": "latency_s", "energy": "energy_j"}[what]
+        assert found == pytest.approx(getattr(modelled, field) - getattr(without, field)) and found > 0
+        assert modelled.weight_bytes == pytest.approx(without.weight_bytes + own.weight_bytes, abs=1)
+    elif name:
+        assert found == {"bytes": own.weight_bytes, "bit_macs": own.bit_macs}[name]
+    else:
+        parts = [cost_table(m.graph, cost).gate(3, 3) for cost in ("bytes", "bit_macs")]
+        assert table.gate(3, 3) == pytest.approx(sum(parts) / 2)

@@ -42,6 +42,7 @@ from tests.hostile.edits import (
     wrong_sha,
     zipped,
 )
+from tests.hostile.gates import GATES
 
 HUGE = 10**400
 PARTS = ("parameters", "planes of width 2", "planes of width 4", "planes of width 8")
@@ -612,4 +613,4 @@ POINTS = [
     ),
 ]
 
-CASES = [*LENGTHS, *FILES, *HEADERS, *TENSORS, *MANIFESTS, *OPS, *POINTS]
+CASES = [*LENGTHS, *FILES, *HEADERS, *TENSORS, *MANIFESTS, *OPS, *POINTS, *GATES]

@@ -21,6 +21,7 @@ import numpy as np
 from caq.artifact import dumps
 from caq.graph import Graph, Op
 from tests import models
+from tests.conditional_models import with_gate
 
 
 @dataclass
@@ -79,7 +80,9 @@ def to_json(data: object) -> bytes:
 
 @functools.cache
 def base(name: str) -> bytes:
-    """A sound file: "uint8" and "float32" hold every kind of operation, "reconstruct" has no labels."""
+    """A sound file: "uint8" and "float32" hold every kind of operation, "reconstruct" no labels; "conditional"."""
+    if name == "conditional":
+        return dumps(with_gate(models.model(0), 0, 3))
     if name == "reconstruct":
         return dumps(models.model(2, "float32", task="reconstruct"))
     return dumps(models.model(0, name))

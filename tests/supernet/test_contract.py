@@ -16,7 +16,10 @@ from caq.measure import score
 from caq.supernet.conversion import convert
 from caq.supernet.lower import lower
 from caq.supernet.pipeline import assemble, prepare
+from caq.supernet.simulate import simulate_conditional
 from caq.supernet.train import TrainConfig, task_loss
+from tests.conditional_models import readable, with_gate
+from tests.models import samples
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -24,6 +27,26 @@ def test_no_logit_differs(name: str) -> None:
     differing, compared = differing_logits(subject(name, seed=1, samples=1), assignments=3, seed=2)
     assert compared >= 4 * 10
     assert differing == 0
+
+
+@pytest.mark.parametrize("name", ["resnet8", "ds_cnn", "inception_time", "mlp"])
+def test_conditional_points_agree_too(name: str) -> None:
+    s = subject(name, seed=1, samples=1)
+    tensors = readable(s.model.graph)
+    for t in (tensors[1], tensors[len(tensors) // 2]):
+        m = with_gate(s.model, 1, t)
+        point, x = m.points[-1], samples(m, 12, 1)
+        assert point.gate is not None
+        codes = torch.from_numpy(m.encode(x)[0]).permute(0, 3, 1, 2)
+        wanted, routes = simulate_conditional(
+            s.supernet, replace(s.lowered, parameters=m.parameters), codes, point.gate
+        )
+        for kernels in ("native", "reference"):
+            engine = Engine(m, kernels=kernels)
+            outputs, taken = engine.run_routed(x, engine.build_point("conditional"))
+            np.testing.assert_array_equal(taken, routes.numpy())
+            np.testing.assert_array_equal(outputs, wanted.numpy())
+        assert len(set(routes.tolist())) > 1
 
 
 @pytest.mark.parametrize("name", ["mlp", "image_autoencoder"])
@@ -38,7 +61,7 @@ def test_the_comparison_can_fail(name: str) -> None:
 def test_what_is_beside_codes_and_parameters_is_small_even_in_small_networks(name: str) -> None:
     model = subject(name, seed=0, samples=1).model
     points = tuple(p._replace(score=0.123456 + i / 100, samples=4890) for i, p in enumerate(model.points))
-    data = artifact.dumps(replace(model, points=points))
+    data = artifact.dumps(model.replace(points=points))
     with artifact.Reader(io.BytesIO(data), name) as reader:
         assert len(data) <= 1.05 * (model.graph.weights + reader.tensors["parameters"].nbytes)
 

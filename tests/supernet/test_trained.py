@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from caq import artifact
+from caq.costs import Budget
 from caq.data import Dataset, from_arrays
 from caq.errors import CaqError, ConfigError, DataError, UnsupportedError, WeightsError
 from caq.model import Model
@@ -21,7 +22,6 @@ from caq.scaling import Moments
 from caq.supernet import Supernet, convert, trained
 from caq.supernet.batches import Samples
 from caq.supernet.calibrate import add_norms, calibrate, choose_codes, fit_activation_steps, floating, input_covariances
-from caq.supernet.gates import Budget
 from caq.supernet.pipeline import prepare
 from caq.supernet.quantizers import nested_values, weight_codes
 from caq.supernet.train import Outputs, TrainConfig, reestimate_norms, train_float
@@ -145,9 +145,21 @@ def test_the_same_seed_gives_the_same_file_and_labels_are_not_read(
         config = replace(CONFIG, seed=seed)
         model, _ = trained.convert_trained(as_trained(small), source, config, WIDTHS, (Budget("a", 0.4),), QUIET)
         same = {"data_sha256": "", "seed": 0}
-        artifact.save(replace(model, provenance={**model.provenance, **same}), tmp_path / f"{i}.caq")
+        artifact.save(model.replace(provenance={**model.provenance, **same}), tmp_path / f"{i}.caq")
         files.append((tmp_path / f"{i}.caq").read_bytes())
     assert files[0] == files[1] != files[2]
+
+
+def test_conditional_gates_learn_without_labels(data: Dataset, small: nn.Module) -> None:
+    shuffled = replace(data, y_train=data.y_train[::-1].copy())
+    budgets = (Budget("smart", 0.4),)
+    gates = []
+    for source in (data, shuffled):
+        model, _ = trained.convert_trained(as_trained(small), source, CONFIG, WIDTHS, (), QUIET, budgets)
+        point = model.points[0]
+        assert point.gate is not None and len(point.branches) >= 2 and scores(model)["smart"] == point.score
+        gates.append((point.gate.weights, point.gate.bias))
+    assert gates[0] == gates[1]
 
 
 def test_a_short_fine_tune_helps_where_calibration_does_not_suffice(data: Dataset, small: nn.Module) -> None:

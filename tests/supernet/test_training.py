@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from caq import artifact
+from caq.costs import DEFAULT_BUDGETS, Budget, affordable_cost, relative_cost
 from caq.data import Dataset, load
 from caq.errors import ConfigError, DataError, TrainingError
 from caq.graph import LayerWidths
 from caq.supernet import convert
 from caq.supernet.batches import Samples
-from caq.supernet.gates import DEFAULT_BUDGETS, Budget, Gate, affordable_cost, relative_cost
+from caq.supernet.gates import Gate
 from caq.supernet.heap import freed_memory_kept
+from caq.supernet.layers import AvgPool, Clip, Window
 from caq.supernet.network import channels_last
 from caq.supernet.pipeline import prepare, train_model
 from caq.supernet.quantizers import ActivationQuantizer, choose_activation, nested_values, quantize_weight, weight_codes
@@ -351,6 +353,23 @@ def test_a_chosen_activation_has_the_gradients_of_the_sum_over_all_widths() -> N
         assert mix1.grad is not None and mix2.grad is not None and x1.grad is not None and x2.grad is not None
         assert torch.allclose(mix1.grad, mix2.grad, atol=1e-4)
         assert torch.allclose(x1.grad, x2.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_the_average_of_all_positions_is_torchs_own_to_the_bit(memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    pool = AvgPool("pool", Window((5, 7), (5, 7)), Clip())
+    pool.rounding = False
+    inputs = [torch.randn(4, 6, 5, 7).to(memory_format=memory_format).requires_grad_() for _ in range(2)]
+    inputs[1].data.copy_(inputs[0].data)
+    outputs = pool(inputs[0]), torch.nn.functional.avg_pool2d(inputs[1], (5, 7))
+    assert outputs[0].grad_fn is not None and "AveragePositions" in type(outputs[0].grad_fn).__name__
+    weight = torch.randn(4, 6, 1, 1)
+    for y in outputs:
+        y.backward(weight)
+    (a, b), (grad_a, grad_b) = outputs, (x.grad for x in inputs)
+    assert grad_a is not None and grad_b is not None
+    assert torch.equal(a, b) and torch.equal(grad_a, grad_b) and grad_a.stride() == grad_b.stride()
 
 
 def test_statistics_do_not_depend_on_the_order_of_the_data(digits: Dataset) -> None:

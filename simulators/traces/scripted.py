@@ -1,4 +1,4 @@
-"""A generated day of a phone, in the columns of a recorded trace.
+"""A made-up day of a phone that always tells the same story, for the demo.
 
     t_s               seconds since midnight, every 60
     state_of_charge   0..1 in steps of 0.01, as a phone reports it
@@ -13,10 +13,7 @@ the averages over recorded phones; the schedule is a plausible one, not anybody'
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -89,24 +86,6 @@ def phone_day(seed: int) -> dict[str, np.ndarray]:
         "temperature_c": np.round(temperature + rng.normal(0, 0.1, DAY_STEPS), 1),
         "memory_available": np.round(_memory(rng, brightness > 0), 4),
     }
-
-
-def write_csv(
-    path: str | Path, columns: Mapping[str, np.ndarray], generated: bool = True, seed: int | None = None
-) -> None:
-    """Writes columns of equal length under a header, NaN as an empty cell.
-
-    A generated trace opens with the comment `# generated: true`, and `# seed: N` where a seed is given.
-    """
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        if generated:
-            file.write("# generated: true\n")
-        if seed is not None:
-            file.write(f"# seed: {seed}\n")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in zip(*(column.tolist() for column in columns.values()), strict=True):
-            writer.writerow("" if value != value else value for value in row)  # noqa: PLR0124  NaN
 
 
 def _screen(rng: np.random.Generator) -> np.ndarray:

@@ -1,9 +1,7 @@
-import csv
-
 import numpy as np
 import pytest
 
-from simulators.traces import phone_day, write_csv
+from simulators.traces import phone_day
 
 COLUMNS = [
     "t_s",
@@ -62,22 +60,3 @@ def test_seeds():
     for name in COLUMNS:
         np.testing.assert_array_equal(again[name], DAYS[3][name])
     assert not np.array_equal(again["state_of_charge"], other["state_of_charge"])
-
-
-def test_csv_says_that_it_is_generated(tmp_path):
-    path = tmp_path / "day.csv"
-    write_csv(path, DAYS[5], seed=5)
-    lines = path.read_text().splitlines()
-    assert lines[:3] == ["# generated: true", "# seed: 5", ",".join(COLUMNS)]
-    rows = list(csv.reader(lines[3:]))
-    assert len(rows) == 1440
-    for i, name in enumerate(COLUMNS):
-        np.testing.assert_array_equal([float(row[i]) for row in rows], DAYS[5][name])
-
-
-def test_csv_of_a_recorded_trace(tmp_path):
-    path = tmp_path / "recorded.csv"
-    write_csv(path, {"t_s": np.array([0, 60]), "temperature_c": np.array([np.nan, 21.5])}, generated=False)
-    assert path.read_text() == "t_s,temperature_c\n0,\n60,21.5\n"
-    with pytest.raises(ValueError):
-        write_csv(path, {"t_s": np.array([0, 60]), "temperature_c": np.array([1.0])})
