@@ -19,6 +19,7 @@ BENCHMARKS = [
     ("footprint", ()),
     ("memory", ()),
     ("bench_engine --plot", ()),
+    ("storage --data digits --results accuracy_digits_resnet8", ()),
     ("environments", ()),
     ("device_costs --plot", ("device_costs",)),
     ("battery", ("li_ion_nasa",)),
