@@ -19,6 +19,7 @@ BENCHMARKS = [
     ("footprint", ()),
     ("memory", ()),
     ("bench_engine --plot", ()),
+    ("storage --data digits --results accuracy_digits_resnet8", ()),
     ("environments", ()),
     ("policies --plot", ()),
     ("device_costs --plot", ("device_costs",)),
@@ -30,7 +31,7 @@ BENCHMARKS = [
 #: --data, --model, --epochs and what else the benchmarks of TRAININGS are run with.
 DATA_SETS = ["digits resnet8 20", "{data}/usc_had.npz resnet8 6", "{data}/kws12.npz ds_cnn 12 --domain 0"]
 #: Module, and arguments beside those.
-TRAININGS = ["accuracy --alone", "pareto", "post_training", "conditional"]
+TRAININGS = ["accuracy --alone", "joint_baselines", "pareto", "post_training", "conditional"]
 CONVERTED = ["calibration", "convert"]
 
 

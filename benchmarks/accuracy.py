@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -73,8 +75,10 @@ def float_accuracy(data: Dataset, model: str, config: TrainConfig, outputs: Outp
     return accuracy(predict(network, test), test.labels)
 
 
-def run_seed(data: Dataset, args: argparse.Namespace, seed: int, cache: Path) -> dict[str, Any]:
-    """All rows of one seed: name -> accuracy, and seconds of training under `seconds`."""
+def run_seed(
+    data: Dataset, args: argparse.Namespace, seed: int, cache: Path, alone: Sequence[int] = ()
+) -> dict[str, Any]:
+    """All rows of one seed: name -> accuracy, and seconds of training under `seconds`. alone: widths to train alone."""
     path = cache / f"seed-{seed}.json"
     rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"seconds": {}}
     config = TrainConfig(epochs=args.epochs, batch_size=args.batch_size, seed=seed)
@@ -96,7 +100,7 @@ def run_seed(data: Dataset, args: argparse.Namespace, seed: int, cache: Path) ->
         rows["costs"] = costs
         rows["assignments"] = {p.name: ",".join(map(str, p.assignment)) for p in model.points}
         keep("supernet", {p.name: p.score for p in model.points}, started)
-    for width in DEFAULT_WIDTHS if args.alone else ():
+    for width in alone:
         name = f"w{width}a{width} alone"
         if name not in rows:
             started = time.monotonic()
@@ -108,7 +112,8 @@ def run_seed(data: Dataset, args: argparse.Namespace, seed: int, cache: Path) ->
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean, smallest and largest accuracy (percent) over seeds, and mean cost relative to 8 bits."""
-    names = [name for name in rows[0] if isinstance(rows[0][name], float)]
+    # What only some seeds have was cached by a run that asked for more.
+    names = [name for name in rows[0] if all(isinstance(row.get(name), float) for row in rows)]
     result = []
     for name in names:
         values = [100 * row[name] for row in rows]
@@ -124,35 +129,56 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return result
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """What to train on, and how long."""
     parser.add_argument("--data", required=True, help="digits, or a .npz")
     parser.add_argument("--model", required=True)
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--domain", type=int, help="test only on this domain")
+    parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"))
+
+
+def read_data(args: argparse.Namespace) -> Dataset:
+    """The data that `add_settings` asks for."""
+    data = load(args.data)
+    if args.domain is None:
+        return data
+    x, y = data.domain(args.domain)
+    return replace(data, x_test=x, y_test=y, domain_test=None)
+
+
+def cache_folder(args: argparse.Namespace, data: Dataset) -> Path:
+    """The folder, made if need be, of what was trained with these settings."""
+    recipe = hashlib.sha256(json.dumps(asdict(TrainConfig())).encode()).hexdigest()[:8]
+    settings = f"{args.model}-{args.epochs}-{args.batch_size}-{recipe}"
+    cache: Path = args.cache / f"{data.name}-{data.sha256[:8]}-{settings}"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def command(name: str, args: argparse.Namespace) -> str:
+    """The command line of these settings, without the caller's folders."""
+    text = f"python -m benchmarks.{name} --data {Path(args.data).name} --model {args.model} --epochs {args.epochs}"
+    text += f" --batch-size {args.batch_size} --seeds {' '.join(map(str, args.seeds))}"
+    return text + (f" --domain {args.domain}" if args.domain is not None else "")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_settings(parser)
     parser.add_argument("--alone", action="store_true", help="also train a network for each width alone")
     parser.add_argument("--bars", action="store_true", help="fail if a width is too far below fp32 or itself alone")
-    parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"))
     args = parser.parse_args()
 
-    data = load(args.data)
-    if args.domain is not None:
-        x, y = data.domain(args.domain)
-        data = replace(data, x_test=x, y_test=y, domain_test=None)
+    data = read_data(args)
     config = TrainConfig(epochs=args.epochs, batch_size=args.batch_size)
-    settings = f"{args.model}-{args.epochs}-{args.batch_size}-{config.learning_rate:g}"
-    cache = args.cache / f"{data.name}-{data.sha256[:8]}-{settings}"
-    cache.mkdir(parents=True, exist_ok=True)
-    rows = [run_seed(data, args, seed, cache) for seed in args.seeds]
-    command = f"python -m benchmarks.accuracy --data {Path(args.data).name} --model {args.model} --epochs {args.epochs}"
-    command += f" --batch-size {args.batch_size} --seeds {' '.join(map(str, args.seeds))}"
-    command += f" --domain {args.domain}" if args.domain is not None else ""
-    command += " --alone" if args.alone else ""
-    command += " --bars" if args.bars else ""
+    cache = cache_folder(args, data)
+    alone = DEFAULT_WIDTHS if args.alone else ()
+    rows = [run_seed(data, args, seed, cache, alone) for seed in args.seeds]
     summary = {
-        "command": command,
+        "command": command("accuracy", args) + " --alone" * args.alone + " --bars" * args.bars,
         "train_config": asdict(config),
         "baseline_learning_rate": baseline(config).learning_rate,
         "test_samples": len(data.y_test),

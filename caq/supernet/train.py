@@ -1,10 +1,10 @@
 """Joint training: one set of weights for every width and every assignment of widths.
 
 Each batch trains the widest assignment on the labels, and the narrowest and a random one, by turns of one width and of
-widths drawn for every layer, on the widest one's soft outputs: the sandwich rule with in-place distillation (Yu and
-Huang, "Universally Slimmable Networks", 2019; for bit widths Yu et al., "Any-Precision Deep Neural Networks", 2021).
-Other than there, gradients are not summed: the optimizer steps after each assignment, from the widest down
-(docs/joint-training.md has what that gains).
+widths drawn for every layer, on the labels and the widest one's soft outputs: the sandwich rule with in-place
+distillation (Yu and Huang, "Universally Slimmable Networks", 2019; for bit widths Yu et al., "Any-Precision Deep Neural
+Networks", 2021). Other than there, labels have half a share in every assignment's loss, and gradients are not summed:
+the optimizer steps after each assignment, from the widest down (docs/joint-training.md has what both gain).
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class TrainConfig:
     seed: int = 0
     #: Share of the epochs in which only the widest assignment learns, so that the others learn from a good teacher.
     joint_from: float = 0.0
+    #: Share of the labels in the loss of all but the widest assignment, 0..1; the rest are its soft outputs.
+    labels: float = 0.5
     #: Share of the epochs after which what passes between layers is rounded to 8 bits, as it is in integers.
     rounding_from: float = 0.6
     #: "classify" on labels, or "reconstruct" the input.
@@ -68,6 +70,8 @@ class TrainConfig:
         if self.epochs < 1 or self.batch_size < 2 or not 0 < self.learning_rate < 1:
             given = f"{self.epochs}, {self.batch_size} and {self.learning_rate}"
             raise ConfigError(f"epochs >= 1, batch_size >= 2 and 0 < learning_rate < 1 are needed, not {given}")
+        if not 0 <= self.labels <= 1:
+            raise ConfigError(f"labels: a share between 0 and 1 is needed, not {self.labels}")
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,10 @@ def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outp
         third = supernet.graph.uniform(int(rng.choice(others))) if uniform else random_assignment(supernet.graph, rng)
         for assignment in (third, supernet.graph.uniform(supernet.widths[0])):
             supernet.set_assignment(assignment)
-            learn(distillation_loss(config.task, network(x), target))
+            narrower = network(x)
+            hard = task_loss(config.task, narrower, x, y)
+            soft = distillation_loss(config.task, narrower, target)
+            learn(config.labels * hard + (1 - config.labels) * soft)
         return float(loss.detach())
 
     def begin(epoch: int) -> None:
@@ -127,7 +134,7 @@ def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outp
             supernet.fit_steps(next(train.typical(512, 512))[0], narrow=False)
         supernet.set_rounding(epoch >= first)
 
-    _train(supernet, train, config, outputs, step, begin, team)
+    train_steps(supernet, train, config, outputs, step, begin, team)
     supernet.set_rounding(True)
 
 
@@ -145,7 +152,7 @@ def train_float(model: nn.Module, train: Samples, config: TrainConfig, outputs: 
         learn(loss)
         return float(loss.detach())
 
-    _train(model, train, config, outputs, step, lambda epoch: None, team)
+    train_steps(model, train, config, outputs, step, lambda epoch: None, team)
 
 
 def task_loss(task: str, outputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -183,7 +190,7 @@ def _deterministic() -> Iterator[None]:
 
 @_deterministic()
 @freed_memory_kept()
-def _train(
+def train_steps(
     model: nn.Module,
     train: Samples,
     config: TrainConfig,
@@ -192,6 +199,11 @@ def _train(
     begin: Callable[[int], None],
     team: Processes,
 ) -> None:
+    """Trains `model` in place: optimizer, schedule, seeds and checkpoints for whatever `step` does with a batch.
+
+    begin: called with the epoch, from 0, before each. team: all processes that train. Raises TrainingError if a loss is
+    not finite, or a checkpoint belongs to other settings.
+    """
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), config.learning_rate, fused=True)
 
     def learn(loss: Tensor, weight: float) -> None:
