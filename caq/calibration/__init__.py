@@ -22,7 +22,8 @@ watch          the drift detector that starts calibration, if it is not always o
 learnt         what was learnt of a stream, as one immutable object and as arrays of a state
 """
 
+from caq.calibration.calibrator import Calibrator
 from caq.calibration.cuts import Cut, Moments, measure_outputs
 from caq.calibration.norms import NormEstimator
 
-__all__ = ["Cut", "Moments", "NormEstimator", "measure_outputs"]
+__all__ = ["Calibrator", "Cut", "Moments", "NormEstimator", "measure_outputs"]
