@@ -1,7 +1,7 @@
 """Trains a policy on days of simulated devices, and writes a network that runs on a device.
 
     python -m policies.train ppo --out camera-ppo.npz --checkpoint ppo.zip --tensorboard runs
-    python -m policies.train habits --out camera-habits.npz
+    python -m policies.train habits --out camera-habits.npz --train-devices 2048
 
 PPO and DQN go on from the checkpoint if it is there; `habits` counts what pacing goes by. At the end the policy is
 played on held-out devices, beside the fixed operating points.
