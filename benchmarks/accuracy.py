@@ -142,11 +142,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def read_data(args: argparse.Namespace) -> Dataset:
     """The data that `add_settings` asks for."""
-    data = load(args.data)
-    if args.domain is None:
-        return data
-    x, y = data.domain(args.domain)
-    return replace(data, x_test=x, y_test=y, domain_test=None)
+    return load(args.data).tested_on(args.domain)
 
 
 def cache_folder(args: argparse.Namespace, data: Dataset) -> Path:

@@ -236,9 +236,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/conditional"))
     args = parser.parse_args()
     data, started, budgets = load(args.data), time.monotonic(), list(DEFAULT_BUDGETS)
-    if args.domain is not None:
-        x, y = data.domain(args.domain)
-        data = replace(data, x_test=x, y_test=y, domain_test=None)
+    data = data.tested_on(args.domain)
     rows = [row for seed in args.seeds for row in run_seed(data, args, seed, budgets)]
     lines = compared(rows, budgets)
     print(table(lines))

@@ -28,7 +28,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -216,9 +215,7 @@ def main() -> int:
 
     data = load(args.data)
     digest = data.sha256[:8]
-    if args.domain is not None:
-        x, y = data.domain(args.domain)
-        data = replace(data, x_test=x, y_test=y, domain_test=None)
+    data = data.tested_on(args.domain)
     cache = args.cache / f"{data.name}-{digest}-{args.model}-{args.epochs}-{args.batch_size}"
     cache.mkdir(parents=True, exist_ok=True)
     seconds, rows = 0.0, []

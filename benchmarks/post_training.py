@@ -107,9 +107,7 @@ def main() -> int:
     args = parser.parse_args()
 
     data = load(args.data)
-    if args.domain is not None:
-        x, y = data.domain(args.domain)
-        data = replace(data, x_test=x, y_test=y, domain_test=None)
+    data = data.tested_on(args.domain)
     config = TrainConfig(epochs=args.epochs, batch_size=args.batch_size)
     settings = f"{args.model}-{args.epochs}-{args.batch_size}-{config.learning_rate:g}"
     cache = args.cache / f"{data.name}-{data.sha256[:8]}-{settings}"

@@ -17,7 +17,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -87,6 +87,13 @@ class Dataset:
             known = np.unique(self.domain_test).tolist()
             raise DataError(f"{self.name}: domain_test: no row has domain {value!r}; known: {known}")
         return self.x_test[rows], self.y_test[rows]
+
+    def tested_on(self, domain: int | None) -> Dataset:
+        """The same with the test rows of one domain only; itself for None. Raises as `domain` does."""
+        if domain is None:
+            return self
+        x, y = self.domain(domain)
+        return replace(self, x_test=x, y_test=y, domain_test=None)
 
     def split_validation(self, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns sorted int64 indices (training, validation) into x_train, stratified by class.

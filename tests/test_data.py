@@ -155,6 +155,10 @@ def test_domain_selects_test_rows():
     np.testing.assert_array_equal(y, [2, 0])
     with pytest.raises(DataError, match=r"no row has domain 8; known: \[7, 9\]"):
         data.domain(8)
+    only = data.tested_on(9)
+    np.testing.assert_array_equal(only.x_test, x)
+    np.testing.assert_array_equal(only.y_test, y)
+    assert only.domain_test is None and only.x_train is data.x_train and data.tested_on(None) is data
     with pytest.raises(DataError, match="no domains"):
         from_arrays("made", arrays(domain_test=None)).domain(7)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +59,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     if args.standardise and (args.mean, args.std) != ((0.0,), (1.0,)):
         raise ConfigError("--standardise takes mean and deviation from the data; leave out --mean and --std")
     dataset = data.load(args.data)
-    measured = dataset
-    if args.domain is not None:
-        x, y = dataset.domain(args.domain)
-        measured = replace(dataset, x_test=x, y_test=y, domain_test=None)
+    measured = dataset.tested_on(args.domain)
 
     from caq.costs import DEFAULT_BUDGETS, Budget
     from caq.scaling import Moments

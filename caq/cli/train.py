@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     check_writable(args.out)
     dataset = data.load(args.data)
-    measured = dataset
-    if args.domain is not None:
-        x, y = dataset.domain(args.domain)
-        measured = replace(dataset, x_test=x, y_test=y, domain_test=None)
+    measured = dataset.tested_on(args.domain)
 
     from caq.costs import DEFAULT_BUDGETS, Budget
     from caq.supernet import pipeline
