@@ -1,8 +1,9 @@
 """How close generated days are to recorded ones: python -m benchmarks.traces --data DIR [--plot]
 
 DIR holds context_extrasensory and memory_bitbrains. The generator was fitted to the training side of their devices
-(`simulators.traces.fit`); here its days are compared with the devices held out. They were seen once, in a picture, before
-charging came to follow recorded rates, for which the training side's two humps were the reason. Generated phones are looked at just when real ones recorded: for each real phone REPLICAS are generated and only the minutes kept
+(`simulators.traces.fit`); here its days are compared with the devices held out. Those were seen once, in a picture,
+before charging came to follow recorded rates, for which the two humps of the training side were the reason. Generated
+phones are looked at just when real ones recorded: for each real phone REPLICAS are generated and only the minutes kept
 in which it recorded; minutes with an empty battery are dropped, because a phone that is off records nothing.
 
 Distances are those of Kolmogorov-Smirnov (largest difference of the distribution functions, 0..1) and of Wasserstein
