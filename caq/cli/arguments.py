@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 # numpy and torch take larger seeds, but not all the sums that are made of them.
 MAX_SEED = 2**31 - 1
@@ -89,3 +90,17 @@ def budgets(text: str) -> list[tuple[str, float, str]]:
     if len({name for name, *_ in found}) != len(found):
         raise argparse.ArgumentTypeError(f"{text!r}: a name stands there twice")
     return found
+
+
+def add_training(parser: argparse.ArgumentParser, learning_rate: float, checkpoint: str) -> None:
+    """What `caq train` and fine-tuning take alike. learning_rate: the default; checkpoint: help on that file."""
+    parser.add_argument("--batch-size", type=whole(2), default=64, metavar="N", help="default %(default)s")
+    parser.add_argument(
+        "--learning-rate", type=float, default=learning_rate, metavar="F", help="at its peak; default %(default)s"
+    )
+    add_seed(parser)
+    add_points(parser)
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=checkpoint)
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for losses and learning rates")
+    add_domain(parser)
+    parser.add_argument("--threads", type=whole(1, 1024), metavar="N", help="of torch; default: its own choice")

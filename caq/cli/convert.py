@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from caq import artifact, data
-from caq.cli.arguments import add_data, add_domain, add_points, add_seed, positive, whole
+from caq.cli.arguments import add_data, add_training, whole
 from caq.cli.output import Output
 from caq.cli.train import check_writable, report
 from caq.errors import ConfigError
@@ -42,16 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--samples", type=whole(2), default=1024, metavar="N", help="to calibrate on, unlabelled; default %(default)s"
     )
     parser.add_argument("--finetune-epochs", type=whole(0), default=0, metavar="N", help="default: none")
-    parser.add_argument("--batch-size", type=whole(2), default=64, metavar="N", help="default %(default)s")
-    parser.add_argument(
-        "--learning-rate", type=positive, default=5e-4, metavar="F", help="at its peak; default %(default)s"
-    )
-    add_seed(parser)
-    add_points(parser)
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="of fine-tuning; resumed if it exists")
-    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for losses and learning rates")
-    add_domain(parser)
-    parser.add_argument("--threads", type=whole(1, 1024), metavar="N", help="of torch; default: its own choice")
+    add_training(parser, 5e-4, "of fine-tuning; resumed if it exists")
 
 
 def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
@@ -79,16 +70,14 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         source = trained.load_module(args.source, args.module)
     else:
         source = trained.load_onnx(args.source, dataset)
-    finetune = None
-    if args.finetune_epochs:
-        # Rounding between layers was calibrated already: nothing is gained by training without it first.
-        finetune = TrainConfig(args.finetune_epochs, args.batch_size, args.learning_rate, rounding_from=0.0)
+    # Rounding between layers was calibrated already: nothing is gained by training without it first.
+    training = TrainConfig(args.finetune_epochs or 1, args.batch_size, args.learning_rate, rounding_from=0.0)
     config = trained.ConvertConfig(
         samples=args.samples,
         moments=None if args.standardise else Moments(args.mean, args.std),
         seed=args.seed,
         task=args.task or task_of(source.name),
-        finetune=finetune,
+        finetune=training if args.finetune_epochs else None,
     )
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*pair) for pair in args.budgets]
     conditional = [Budget(*budget) for budget in args.conditional]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from caq import artifact, data
-from caq.cli.arguments import add_data, add_domain, add_points, add_seed, whole
+from caq.cli.arguments import add_data, add_training, whole
 from caq.cli.output import Output
 from caq.cli.points import describe_points, explain_points, print_points
 from caq.errors import ConfigError
@@ -22,16 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="network of the zoo: resnet8, ds_cnn, mlp, ...")
     parser.add_argument("--out", required=True, type=Path, metavar="x.caq", help="file to write")
     parser.add_argument("--epochs", type=whole(1), default=30, metavar="N", help="default %(default)s")
-    parser.add_argument("--batch-size", type=whole(2), default=64, metavar="N", help="default %(default)s")
-    parser.add_argument(
-        "--learning-rate", type=float, default=4e-3, metavar="F", help="at its peak; default %(default)s"
-    )
-    add_seed(parser)
-    add_points(parser)
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="saved after each epoch; resumed if it exists")
-    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for losses and learning rates")
-    add_domain(parser)
-    parser.add_argument("--threads", type=whole(1, 1024), metavar="N", help="of torch; default: its own choice")
+    add_training(parser, 4e-3, "saved after each epoch; resumed if it exists")
 
 
 def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
