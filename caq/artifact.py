@@ -72,7 +72,7 @@ import os
 import reprlib
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -82,6 +82,7 @@ from caq.manifest import Manifest
 from caq.model import Model
 from caq.plan import Parameters, naming
 from caq.quant import plane_bytes
+from caq.record import NamedTuple
 from caq.scaling import InputScaling
 from caq.strict_json import as_ints, dump, parse
 

@@ -14,13 +14,14 @@ activation widths of layers after it that say what one of its layers writes (caq
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from caq.errors import AssignmentError, SchemaError
 from caq.graph import Assignment, Cost, Graph
 from caq.plan import Parameters, only_readers
+from caq.record import NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

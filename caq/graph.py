@@ -26,11 +26,11 @@ import math
 import re
 import reprlib
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from caq.errors import AssignmentError, SchemaError
 from caq.quant import ACCUMULATOR_LIMIT, TOP_WIDTH, check_widths, multiplicand_limit, plane_bytes
-from caq.record import Record
+from caq.record import NamedTuple, Record
 
 KINDS = {  # kind -> fewest and most inputs
     "conv": (1, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from caq.conditional import MAX_BRANCHES, Branch, ConditionalGate, check_gate, mean_cost
 from caq.errors import CaqError, SchemaError
@@ -12,6 +12,7 @@ from caq.graph import MAX_DIM, MAX_OPS, Assignment, Graph, LayerWidths, Op
 from caq.model import TASKS, OperatingPoint
 from caq.plan import naming
 from caq.quant import TOP_WIDTH
+from caq.record import NamedTuple
 from caq.scaling import RAW_RANGES
 from caq.strict_json import as_choice, as_count, as_ints, as_list, as_object, as_real, as_row, as_text, dump, with_keys
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from caq.conditional import Branch, ConditionalGate, check_gate, check_prefix, m
 from caq.errors import DataError
 from caq.graph import Assignment, Cost, Graph
 from caq.plan import Parameters, naming
-from caq.record import Record
+from caq.record import NamedTuple, Record
 from caq.scaling import InputScaling
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from caq.quant import (
     requantize,
     unpack,
 )
-from caq.record import Record
+from caq.record import NamedTuple, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,11 +27,12 @@ Requantization
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from caq.errors import AssignmentError, SchemaError
+from caq.record import NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from caq.kernels import reference
 from caq.model import Model
 from caq.plan import Plan, Step
 from caq.quant import requantize
+from caq.record import NamedTuple
 
 Tensors = dict[int, NDArray[np.int32]]
 

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from caq.errors import DataError, SchemaError
-from caq.record import Record
+from caq.record import NamedTuple, Record
 
 # The range of raw16 for each dtype that a sample may have.
 RAW_RANGES: dict[str, tuple[int, int]] = {

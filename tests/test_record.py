@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from caq.record import Record
+from caq.record import NamedTuple, Record
 
 
 class Pair(Record):
@@ -46,3 +46,39 @@ def test_nothing_can_be_set():
         pair.left = 2
     with pytest.raises(AttributeError, match=r"Pair\.left cannot be deleted"):
         del pair.left
+
+
+class Point(NamedTuple):
+    """Two items."""
+
+    x: int
+    y: int = 2
+
+    @property
+    def sum(self) -> int:
+        return self.x + self.y
+
+
+def test_a_named_tuple_is_a_tuple_with_names():
+    for point in (Point(1), Point(1, 2), Point(x=1), Point(1, y=2), Point._make([1, 2]), Point(5)._replace(x=1)):
+        assert point == (1, 2) and hash(point) == hash((1, 2)) and (point.x, point.y, point.sum) == (1, 2, 3)
+        assert repr(point) == "Point(x=1, y=2)" and point._asdict() == {"x": 1, "y": 2}
+    x, y = Point(3, 4)
+    assert (x, y) == (3, 4) and Point._fields == ("x", "y")
+    again = pickle.loads(pickle.dumps(Point(3)))
+    assert type(again) is Point and again == (3, 2)
+
+
+@pytest.mark.parametrize(("values", "named"), [((), {}), ((1, 2, 3), {}), ((1,), {"x": 1}), ((1,), {"z": 1})])
+def test_each_item_once(values, named):
+    with pytest.raises(TypeError, match=r"Point has x, y"):
+        Point(*values, **named)
+    with pytest.raises(TypeError, match=r"Point has x, y"):
+        Point(1)._replace(z=1)
+
+
+def test_no_item_can_be_set():
+    with pytest.raises(AttributeError):
+        Point(1).x = 2
+    with pytest.raises(AttributeError):
+        Point(1).z = 2

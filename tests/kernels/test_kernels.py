@@ -37,7 +37,7 @@ from caq.scaling import InputScaling
 
 SOAK = bool(os.environ.get("CAQ_SOAK"))
 CASES = 10_000_000 if SOAK else 20_000  # a path
-EMULATED = 1_000_000 if SOAK else 2_000
+EMULATED = CASES if SOAK else 2_000
 SANITIZED = 1_000_000 if SOAK else 5_000
 REPLAYED = 60_000 if SOAK else 600
 AT_ONCE = 500_000  # cases of one process
