@@ -43,6 +43,7 @@ from benchmarks import engine_report
 from benchmarks.peers import IN_PLACE, PEERS, Missing, peer
 from benchmarks.peers.client import ROOT, Worker, environment
 from benchmarks.topologies import GEMV, NETWORKS, TOPOLOGIES, Topology
+from caq.artifact import dumps, load
 
 RESULTS = Path(__file__).parent / "results"
 #: What benchmarks.memory found, for the table of floors and goals.
@@ -314,6 +315,7 @@ def disk(bench: Bench) -> dict[str, Any]:
             bench.lack("ours", topology.title, str(e))
             continue
         entry: dict[str, Any] = {"ours, all widths": (folder / "ours.caq").stat().st_size}
+        entry["ours, all widths, packed"] = len(dumps(load(folder / "ours.caq"), packed=True))
         single = {p.stem.removeprefix("ours-"): p.stat().st_size for p in sorted(folder.glob("ours-w*.caq"))}
         entry |= {"ours, one file a width": single, "ours, 8 + 4 + 2 bits in three files": sum(single.values())}
         if bench.prepare("LiteRT", topology) is not None:

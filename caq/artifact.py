@@ -58,9 +58,11 @@ The gate of a conditional point (caq.conditional): an object.
                  scored samples it was taken, `samples` together. All branches have alike: widths, gains and biases of
                  layers before the tensor, and the activation widths of layers that say what those write
 
+A file that begins with "caqpack1" is a packed one (caq.packing), read as the file above that it unpacks to.
+
 Numbers are finite; names are of at most 256 characters, none of them a control character or half a surrogate pair.
 A loader refuses what it does not understand, and checks sizes against the file before it allocates. Nothing here is
-compressed, executed or unpickled, and no name in the file is used as a path.
+executed or unpickled, and no name in the file is used as a path.
 """
 
 from __future__ import annotations
@@ -109,17 +111,22 @@ MAX_HEADER_BYTES = 2**16
 MAX_MANIFEST_BYTES = 2**20
 
 
-def save(model: Model, path: str | PathLike[str]) -> None:
+#: How a packed file begins (caq.packing). As the length of a header it would be far over the limit.
+PACKED = b"caqpack1"
+
+
+def save(model: Model, path: str | PathLike[str], *, packed: bool = False) -> None:
     """Writes `model` to `path` so that a crash leaves the old file or the new one, never a part of it.
 
-    Raises ArtifactError on a model that breaks a rule of the format, ConfigError if `path` is a folder. Other OSErrors
-    pass through: FileNotFoundError for a folder that does not exist, PermissionError, a disk that is full.
+    packed: in fewer bytes, as `dumps`. Raises ArtifactError on a model that breaks a rule of the format, ConfigError if
+    `path` is a folder. Other OSErrors pass through: FileNotFoundError for a folder that does not exist,
+    PermissionError, a disk that is full.
     """
     # Devices only load.
     import tempfile
     from pathlib import Path
 
-    data = dumps(model)
+    data = dumps(model, packed=packed)
     path = Path(path)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file in it")
@@ -141,10 +148,11 @@ def save(model: Model, path: str | PathLike[str]) -> None:
         os.close(folder)
 
 
-def dumps(model: Model) -> bytes:
+def dumps(model: Model, *, packed: bool = False) -> bytes:
     """The bytes of `model`'s file; the same model gives the same bytes.
 
-    Raises ArtifactError on a model that breaks a rule of the format, ConfigError on what is no model.
+    packed: bit planes coded, in 2 to 6 % fewer bytes; a load decodes them, and they cannot be mapped. Raises
+    ArtifactError on a model that breaks a rule of the format, ConfigError on what is no model.
     """
     if not isinstance(model, Model):
         raise ConfigError(f"a caq.Model is expected, not {type(model).__name__}")
@@ -156,6 +164,10 @@ def dumps(model: Model) -> bytes:
         for point, again in zip(model.points, reader.model().points, strict=True):
             if point != again:
                 raise SchemaError(f"{name}: point {point.name!r} has a cost or metric that is not its assignment's")
+        if packed:
+            from caq.packing import pack
+
+            data = PACKED + pack(data[: reader.tensors["planes"].offset], model.planes[: model.graph.widths[-1]])
     return data
 
 
@@ -222,7 +234,8 @@ class Tensor(NamedTuple):
 class Reader:
     """An open `.caq` file whose header and manifest are verified; tensors are read, and verified, on demand.
 
-    source: a path, or a binary file that can seek. Raises ArtifactError, and ConfigError on an empty path.
+    source: a path, or a binary file that can seek. packed_bytes: what the file has if it is packed, else None; all else
+    is about the file that it unpacks to. Raises ArtifactError, and ConfigError on an empty path.
     """
 
     def __init__(self, source: str | PathLike[str] | BinaryIO, name: str | None = None) -> None:
@@ -232,6 +245,7 @@ class Reader:
         else:
             self.name, self._file = name or str(source), source
         try:
+            self.packed_bytes = self._unpack()
             self.file_bytes = self._file.seek(0, os.SEEK_END)
             self.tensors, digest = self._read_header()
             raw = self._bytes(self.tensors["manifest"].offset, self.tensors["manifest"].nbytes)
@@ -322,6 +336,8 @@ class Reader:
     def _map_planes(self, max_width: int) -> MappedPlanes:
         from caq.pages import MappedPlanes
 
+        if self.packed_bytes is not None:
+            raise ConfigError("a packed file cannot be mapped; `caq pack --undo` writes one that can")
         rows, size = self._rows(max_width), self.manifest.graph.plane_bytes
         return MappedPlanes(self._file, self.tensors["planes"].offset, rows, size, self.name)
 
@@ -334,6 +350,18 @@ class Reader:
         filler = np.array([0xFF << (layer.weights % 8 or 8) & 0xFF for layer in g.layers], np.uint8)
         if (planes[:, ends] & filler).any():
             raise SchemaError("planes: a bit after a layer's last code is not 0")
+
+    def _unpack(self) -> int | None:
+        """Puts the file that a packed one unpacks to in its place, and returns the packed one's bytes."""
+        self._file.seek(0)
+        if self._file.read(len(PACKED)) != PACKED:
+            return None
+        from caq.packing import unpack
+
+        data = self._file.read()
+        self._file.close()
+        self._file = io.BytesIO(unpack(data))
+        return len(PACKED) + len(data)
 
     def _read_header(self) -> tuple[dict[str, Tensor], str]:
         if self.file_bytes < 8:

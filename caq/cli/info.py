@@ -50,6 +50,7 @@ def _sizes(reader: Reader, model: Model) -> dict[str, Any]:
     parameters = reader.tensors["parameters"].nbytes
     return {
         "file_bytes": reader.file_bytes,
+        "packed_bytes": reader.packed_bytes,
         "weight_code_bytes": codes,
         "parameter_bytes": parameters,
         "file_over_codes_and_parameters": reader.file_bytes / (codes + parameters),
@@ -60,6 +61,7 @@ def _sizes(reader: Reader, model: Model) -> dict[str, Any]:
 def _size_rows(sizes: dict[str, Any]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = [
         {"what": "the file", "bytes": sizes["file_bytes"]},
+        *([{"what": "as it is packed", "bytes": packed}] if (packed := sizes["packed_bytes"]) is not None else []),
         {"what": "codes of the weights at 8 bits", "bytes": sizes["weight_code_bytes"]},
         {"what": "parameters of layers and channels", "bytes": sizes["parameter_bytes"]},
         {"what": "file / (codes + parameters)", "bytes": f"{sizes['file_over_codes_and_parameters']:.4f}"},
