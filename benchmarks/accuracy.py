@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy --data digits --model resnet8 --epochs 20 --alone --bars
     python -m benchmarks.accuracy --data kws12.npz --model ds_cnn --epochs 12 --domain 0
-    python -m benchmarks.accuracy --data usc_had.npz --model resnet8 --epochs 6
+    python -m benchmarks.accuracy --data usc_had.npz --model resnet8 --epochs 6 --rotation 30
 
 Same network, initial weights, data, augmentation, epochs and schedule in every row; the float network and those of one
 width learn at twice the supernet's rate, as each does best on validation splits (docs/joint-training.md). Every
@@ -81,7 +81,7 @@ def run_seed(
     """All rows of one seed: name -> accuracy, and seconds of training under `seconds`. alone: widths to train alone."""
     path = cache / f"seed-{seed}.json"
     rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"seconds": {}}
-    config = TrainConfig(epochs=args.epochs, batch_size=args.batch_size, seed=seed)
+    config = train_config(args, seed)
 
     def keep(name: str, found: dict[str, float], started: float) -> None:
         rows.update(found)
@@ -136,6 +136,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rotation", type=float, default=0.0, help="degrees by which training turns sensors' axes")
     parser.add_argument("--domain", type=int, help="test only on this domain")
     parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"))
 
@@ -145,10 +146,19 @@ def read_data(args: argparse.Namespace) -> Dataset:
     return load(args.data).tested_on(args.domain)
 
 
+def train_config(args: argparse.Namespace, seed: int = 0) -> TrainConfig:
+    """How the supernet is trained."""
+    return TrainConfig(epochs=args.epochs, batch_size=args.batch_size, seed=seed, rotation=args.rotation)
+
+
 def cache_folder(args: argparse.Namespace, data: Dataset) -> Path:
     """The folder, made if need be, of what was trained with these settings."""
-    recipe = hashlib.sha256(json.dumps(asdict(TrainConfig())).encode()).hexdigest()[:8]
-    settings = f"{args.model}-{args.epochs}-{args.batch_size}-{recipe}"
+    defaults = asdict(TrainConfig())
+    del defaults["rotation"]
+    recipe = hashlib.sha256(json.dumps(defaults).encode()).hexdigest()[:8]
+    settings = f"{args.model}-{args.epochs}-{args.batch_size}-{recipe}" + f"-turned{args.rotation:g}" * bool(
+        args.rotation
+    )
     cache: Path = args.cache / f"{data.name}-{data.sha256[:8]}-{settings}"
     cache.mkdir(parents=True, exist_ok=True)
     return cache
@@ -158,6 +168,7 @@ def command(name: str, args: argparse.Namespace) -> str:
     """The command line of these settings, without the caller's folders."""
     text = f"python -m benchmarks.{name} --data {Path(args.data).name} --model {args.model} --epochs {args.epochs}"
     text += f" --batch-size {args.batch_size} --seeds {' '.join(map(str, args.seeds))}"
+    text += f" --rotation {args.rotation:g}" if args.rotation else ""
     return text + (f" --domain {args.domain}" if args.domain is not None else "")
 
 
@@ -169,7 +180,7 @@ def main() -> int:
     args = parser.parse_args()
 
     data = read_data(args)
-    config = TrainConfig(epochs=args.epochs, batch_size=args.batch_size)
+    config = train_config(args)
     cache = cache_folder(args, data)
     alone = DEFAULT_WIDTHS if args.alone else ()
     rows = [run_seed(data, args, seed, cache, alone) for seed in args.seeds]

@@ -1,7 +1,7 @@
 """Joint training beside other people's, and beside networks for one width alone: test accuracy, and bytes.
 
     python -m benchmarks.joint_baselines --data digits --model resnet8 --epochs 20 --seeds 0 1 2
-    python -m benchmarks.joint_baselines --data usc_had.npz --model resnet8 --epochs 6 --seeds 0 1 2
+    python -m benchmarks.joint_baselines --data usc_had.npz --model resnet8 --epochs 6 --rotation 30 --seeds 0 1 2
 
 Rows, each at the learning rate that was best for it on validation splits (docs/joint-training.md), with the same
 networks, initial weights, quantizers, augmentation, epochs and schedule:
@@ -77,7 +77,7 @@ def cached(path: Path, train: Callable[[], list[Row]]) -> None:
 
 def run_baselines(data: Dataset, args: argparse.Namespace, seed: int, cache: Path) -> None:
     """Trains what --rows and --widths ask for."""
-    config = TrainConfig(epochs=args.epochs, batch_size=args.batch_size, seed=seed)
+    config = accuracy.train_config(args, seed)
     for method in JOINT:
         if method in args.rows:
             cached(cache / f"{method}@{seed}.json", lambda m=method: train_any(data, args, config, m, cache))

@@ -53,6 +53,8 @@ VARIANTS = {
     "soft": Plan(labels=0.0),
     "soft, smoothing": Plan(labels=0.0, smoothing=0.1),
     "soft, recursive": Plan(labels=0.0, wider=True),
+    "turns": Plan(turns=True),
+    "mixup": Plan(mixup=0.2),
     "any_precision": any_precision.PLAN,
     "adabits": adabits.PLAN,
 }
@@ -164,6 +166,7 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", default=["recipe"], help=f"{', '.join([*ALONE, 'fp32', *VARIANTS])}")
     parser.add_argument("--rates", type=float, nargs="+", default=[4e-3])
     parser.add_argument("--decays", type=float, nargs="+", default=[1e-2])
+    parser.add_argument("--rotation", type=float, default=0.0, help="degrees by which training turns sensors' axes")
     parser.add_argument("--averaged", action="store_true", help="also measure weights averaged over the last epochs")
     parser.add_argument("--cache", type=Path, default=Path("runs/folds"))
     args = parser.parse_args()
@@ -173,12 +176,14 @@ def main() -> int:
     cache.mkdir(parents=True, exist_ok=True)
     runs = product(args.seeds, args.only or range(args.folds), args.rows, args.rates, args.decays)
     for seed, fold, name, rate, decay in runs:
-        path = cache / f"{name}_{rate:g}_{decay:g}_{fold}_{seed}.json"
+        turned = f"_turned{args.rotation:g}" if args.rotation else ""
+        path = cache / f"{name}_{rate:g}_{decay:g}_{fold}_{seed}{turned}.json"
         if path.exists():
             continue
         started = time.monotonic()
-        config = TrainConfig(args.epochs, args.batch_size, rate, decay, seed=seed)
-        found = {"row": name, "rate": rate, "decay": decay, "fold": fold, "seed": seed}
+        config = TrainConfig(args.epochs, args.batch_size, rate, decay, seed=seed, rotation=args.rotation)
+        row = f"{name}, turned by {args.rotation:g}" if args.rotation else name
+        found = {"row": row, "rate": rate, "decay": decay, "fold": fold, "seed": seed}
         found["scores"] = train_and_score(data, args, name, config, fold)
         found["seconds"] = round(time.monotonic() - started, 1)
         path.write_text(json.dumps(found) + "\n")
@@ -186,7 +191,7 @@ def main() -> int:
     record = {
         "command": f"python -m benchmarks.joint_folds --data {Path(args.data).name} --model {args.model} "
         f"--epochs {args.epochs} --batch-size {args.batch_size} --folds {args.folds} "
-        "--rows ROW --rates RATE --decays DECAY",
+        "--rows ROW --rates RATE --decays DECAY --rotation DEGREES",
         "caq": caq.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -1,6 +1,6 @@
 """Accuracy against cost: learned gates, searched points and uniform widths, beside what a choice has to beat.
 
-    python -m benchmarks.pareto --data usc_had.npz --model resnet8 --epochs 6
+    python -m benchmarks.pareto --data usc_had.npz --model resnet8 --epochs 6 --rotation 30
     python -m benchmarks.pareto --data kws12.npz --model ds_cnn --epochs 12 --domain 0
     python -m benchmarks.pareto --data digits --model resnet8 --epochs 20
 
@@ -16,7 +16,8 @@ the others in integers from 512 training samples. The test split is measured for
 Besides accuracy, rows have `agreement`, the share of test samples that get the label that the widest point gives them
 (what a change of widths does, without the luck of borderline samples), and `loss`, what the search makes small.
 
-Artifacts and finished rows are kept in --cache, and a run that was stopped goes on with them. Rows go to
+Supernets are those of benchmarks.accuracy, with the same --cache; artifacts and finished rows are kept there too, and a
+run that was stopped goes on with them. Rows go to
 benchmarks/results/pareto_<data>_<model>.json; the plot also shows what other benchmarks wrote in the same form for the
 same data and network.
 """
@@ -36,11 +37,12 @@ from typing import Any
 import numpy as np
 
 import caq
+from benchmarks import accuracy
 from benchmarks.pareto_plot import means, plot, rows_beside
 from caq import artifact
 from caq.calibration import NormEstimator
 from caq.costs import DEFAULT_BUDGETS, Budget, affordable_cost, relative_cost
-from caq.data import Dataset, load
+from caq.data import Dataset
 from caq.engine import Engine
 from caq.graph import Assignment
 from caq.model import Model, OperatingPoint
@@ -48,6 +50,8 @@ from caq.progress import progress
 from caq.search import Finder, SearchConfig
 from caq.search.choices import Choices
 from caq.search.objective import evenly
+from caq.supernet.pipeline import train_model
+from caq.supernet.train import Outputs
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = 512
@@ -131,10 +135,7 @@ def trained(data: Dataset, args: argparse.Namespace, seed: int, cache: Path) -> 
     """The seed's artifact, trained if it is not in the cache."""
     path = cache / f"{seed}.caq"
     if not path.exists():
-        from caq.supernet.pipeline import train_model
-        from caq.supernet.train import Outputs, TrainConfig
-
-        config = TrainConfig(epochs=args.epochs, batch_size=args.batch_size, seed=seed)
+        config = accuracy.train_config(args, seed)
         model = train_model(data, args.model, config, outputs=Outputs(cache / f"supernet-{seed}.pt"))
         artifact.save(model, path)
     return artifact.load(path)
@@ -203,31 +204,19 @@ def markdown(summary: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="digits, or a .npz")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--domain", type=int, help="test only on this domain")
+    accuracy.add_settings(parser)
     parser.add_argument("--random", type=int, default=20, help="random assignments a budget")
-    parser.add_argument("--cache", type=Path, default=Path("runs/pareto"))
     args = parser.parse_args()
 
-    data = load(args.data)
-    digest = data.sha256[:8]
-    data = data.tested_on(args.domain)
-    cache = args.cache / f"{data.name}-{digest}-{args.model}-{args.epochs}-{args.batch_size}"
-    cache.mkdir(parents=True, exist_ok=True)
+    data = accuracy.read_data(args)
+    cache = accuracy.cache_folder(args, data)
     seconds, rows = 0.0, []
     for seed in args.seeds:
         found = run_seed(data, args, seed, cache)
         seconds += found["seconds"]
         rows += found["rows"]
-    command = f"python -m benchmarks.pareto --data {Path(args.data).name} --model {args.model} --epochs {args.epochs}"
-    command += f" --batch-size {args.batch_size} --seeds {' '.join(map(str, args.seeds))} --random {args.random}"
-    command += f" --domain {args.domain}" if args.domain is not None else ""
     summary = {
-        "command": command,
+        "command": accuracy.command("pareto", args) + f" --random {args.random}",
         "caq": caq.__version__,
         "torch": version("torch"),
         "numpy": np.__version__,

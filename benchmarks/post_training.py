@@ -2,7 +2,7 @@
 
     pip install 'caq[train,baselines]' -c constraints.txt
     python -m benchmarks.post_training --data digits --model resnet8 --epochs 20
-    python -m benchmarks.post_training --data usc_had.npz --model resnet8 --epochs 6
+    python -m benchmarks.post_training --data usc_had.npz --model resnet8 --epochs 6 --rotation 30
     python -m benchmarks.post_training --data kws12.npz --model ds_cnn --epochs 12 --domain 0
 
 All start from the float network of benchmarks.accuracy (the same cache) and from the same 1,024 samples of its training
@@ -24,7 +24,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -35,12 +34,11 @@ import numpy as np
 import torch
 
 import caq
+from benchmarks import accuracy
 from benchmarks.accuracy import RESULTS
 from benchmarks.baselines import slicing
 from benchmarks.baselines.given import CALIBRATION, Given, Point, train
-from caq.data import load
 from caq.errors import MissingExtraError
-from caq.supernet.train import TrainConfig
 from caq.supernet.trained import ConvertConfig, Trained, convert_trained
 
 
@@ -96,39 +94,22 @@ def rows(given: Given, method: str, cache: Path) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="digits, or a .npz")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--epochs", type=int, required=True, help="of the float network")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--domain", type=int, help="test only on this domain")
+    accuracy.add_settings(parser)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"), help="of benchmarks.accuracy")
     args = parser.parse_args()
 
-    data = load(args.data)
-    data = data.tested_on(args.domain)
-    config = TrainConfig(epochs=args.epochs, batch_size=args.batch_size)
-    settings = f"{args.model}-{args.epochs}-{args.batch_size}-{config.learning_rate:g}"
-    cache = args.cache / f"{data.name}-{data.sha256[:8]}-{settings}"
-    cache.mkdir(parents=True, exist_ok=True)
+    data = accuracy.read_data(args)
+    cache = accuracy.cache_folder(args, data)
     found, seconds = [], 0.0
     for seed in args.seeds:
-        given = train(data, args.model, replace(config, seed=seed), cache / f"float-{seed}.pt")
+        given = train(data, args.model, accuracy.train_config(args, seed), cache / f"float-{seed}.pt")
         for method in args.methods:
             result = rows(given, method, cache)
             found, seconds = found + result["rows"], seconds + result["seconds"]
             scores = {row["point"]: row["accuracy"] for row in result["rows"]}
             print(f"seed {seed}, {method}: {json.dumps(scores)}", flush=True)
-    options = (
-        f"--data {Path(args.data).name} --model {args.model} --epochs {args.epochs} --batch-size {args.batch_size}"
-    )
-    options += f" --seeds {' '.join(map(str, args.seeds))}" + (
-        f" --domain {args.domain}" if args.domain is not None else ""
-    )
-    options += f" --methods {' '.join(args.methods)}"
     summary = {
-        "command": f"python -m benchmarks.post_training {options}",
+        "command": accuracy.command("post_training", args) + f" --methods {' '.join(args.methods)}",
         "caq": caq.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -22,6 +22,9 @@ from caq.supernet.distributed import Processes, processes
 from caq.supernet.network import Supernet
 from caq.supernet.train import Learn, Outputs, TrainConfig, distillation_loss, random_assignment, train_steps
 
+#: The loss of logits (n, classes).
+Criterion = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -35,6 +38,9 @@ class Plan:
     upwards: the narrowest is updated first, the widest last; soft targets are computed before.
     widest_range: only the widest assignment's gradient moves the range of the weights (the limit of ALRS, a learning
     rate of scales that falls by 10 with every narrower width).
+    turns: the assignments take turns, one a batch, instead of all learning from every batch.
+    mixup: samples are mixed with others, with shares drawn from Beta(mixup, mixup); 0 does not mix (Zhang et al.,
+    "mixup: Beyond Empirical Risk Minimization", 2018).
     """
 
     every_width: bool = False
@@ -44,6 +50,8 @@ class Plan:
     smoothing: float = 0.0
     upwards: bool = False
     widest_range: bool = False
+    turns: bool = False
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.summed and (self.upwards or self.widest_range)) or (self.upwards and self.wider):
@@ -70,7 +78,8 @@ def train_joint(
         supernet.set_rounding(epoch >= first)
 
     def step(x: Tensor, y: Tensor, rng: np.random.Generator, learn: Learn) -> float:
-        loss = _updates(supernet, plan, _assignments(supernet, plan, rng), x, y, learn)
+        x, criterion = augmented(x, y, plan, rng)
+        loss = _updates(supernet, plan, _assignments(supernet, plan, rng), x, criterion, learn)
         after(epoch)
         return loss
 
@@ -94,12 +103,30 @@ def train_plain(
         epoch = now
 
     def step(x: Tensor, y: Tensor, rng: np.random.Generator, learn: Learn) -> float:
-        loss = functional.cross_entropy(model(x), y, label_smoothing=plan.smoothing)
+        x, criterion = augmented(x, y, plan, rng)
+        loss = criterion(model(x))
         learn(loss)
         after(epoch)
         return float(loss.detach())
 
     train_steps(model, train, config, outputs, step, begin, _one_process())
+
+
+def augmented(x: Tensor, y: Tensor, plan: Plan, rng: np.random.Generator) -> tuple[Tensor, Criterion]:
+    """What `plan` makes of a batch (n, C, H, W), and the loss of logits (n, classes) on its labels."""
+    share, other = 1.0, y
+    if plan.mixup:
+        share = rng.beta(plan.mixup, plan.mixup)
+        order = torch.from_numpy(rng.permutation(len(x)))
+        x, other = share * x + (1 - share) * x[order], y[order]
+
+    def criterion(logits: Tensor) -> Tensor:
+        loss = functional.cross_entropy(logits, y, label_smoothing=plan.smoothing)
+        if share == 1.0:
+            return loss
+        return share * loss + (1 - share) * functional.cross_entropy(logits, other, label_smoothing=plan.smoothing)
+
+    return x, criterion
 
 
 def _one_process() -> Processes:
@@ -116,13 +143,16 @@ def _assignments(supernet: Supernet, plan: Plan, rng: np.random.Generator) -> li
     others = widths[1:-1]
     uniform = others and rng.integers(2) == 0
     third = graph.uniform(int(rng.choice(others))) if uniform else random_assignment(graph, rng)
-    return [graph.uniform(widths[-1]), third, graph.uniform(widths[0])]
+    widest, narrowest = graph.uniform(widths[-1]), graph.uniform(widths[0])
+    if plan.turns:  # the widest is always there: it teaches
+        return [[widest], [widest, third], [widest, narrowest]][rng.integers(3)]
+    return [widest, third, narrowest]
 
 
 def _updates(
-    supernet: Supernet, plan: Plan, assignments: list[Assignment], x: Tensor, y: Tensor, learn: Learn
+    supernet: Supernet, plan: Plan, assignments: list[Assignment], x: Tensor, criterion: Criterion, learn: Learn
 ) -> float:
-    """One batch; returns the cross entropy of the widest assignment."""
+    """One batch; returns the loss on labels of the widest assignment."""
     target: Tensor | None = None
     losses = []
     widest = 0.0
@@ -135,7 +165,7 @@ def _updates(
         for layer in supernet.layers:
             layer.log_range.requires_grad_(i == 0 or not plan.widest_range)
         logits = supernet(x)
-        loss = functional.cross_entropy(logits, y, label_smoothing=plan.smoothing)
+        loss = criterion(logits)
         if i == 0:
             widest = float(loss.detach())
         elif target is not None and plan.labels < 1:
@@ -144,7 +174,7 @@ def _updates(
             target = logits.detach()
         if plan.summed:
             losses.append(loss)
-        else:
+        elif not plan.turns or i == len(assignments) - 1:
             learn(loss)
     if plan.summed:
         learn(torch.stack(losses).sum())

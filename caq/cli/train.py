@@ -22,6 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="network of the zoo: resnet8, ds_cnn, mlp, ...")
     parser.add_argument("--out", required=True, type=Path, metavar="x.caq", help="file to write")
     parser.add_argument("--epochs", type=whole(1), default=30, metavar="N", help="default %(default)s")
+    parser.add_argument(
+        "--rotation",
+        type=float,
+        default=0.0,
+        metavar="DEGREES",
+        help="turn the axes of motion sensors at random by up to as much; channels are x, y, z of one after the other",
+    )
     add_training(parser, 4e-3, "saved after each epoch; resumed if it exists")
 
 
@@ -40,7 +47,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(args.threads)
-    config = TrainConfig(args.epochs, args.batch_size, args.learning_rate, seed=args.seed)
+    config = TrainConfig(args.epochs, args.batch_size, args.learning_rate, seed=args.seed, rotation=args.rotation)
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*budget) for budget in args.budgets]
     conditional = [Budget(*budget) for budget in args.conditional]
     widths = args.widths or DEFAULT_WIDTHS

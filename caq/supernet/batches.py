@@ -9,9 +9,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from caq.data import Dataset
+from caq.errors import ConfigError
 from caq.graph import Shape
 from caq.scaling import InputScaling
 
@@ -20,13 +22,21 @@ from caq.scaling import InputScaling
 class Samples:
     """Input codes (N, C, H, W) int8 with labels (N,) int64; `step` is the real value of a code.
 
-    shift: how far augmentation may move a sample up or down and left or right, in positions.
+    Augmentation, in `epoch` alone: shift: how far a sample may move up or down and left or right, in positions.
+    rotation: by how many degrees the axes of motion sensors may turn, around any direction; channels 0 to 2 are x, y
+    and z of a sensor, 3 to 5 those of the next, and all of a sample turn alike. 0: not at all. Raises ConfigError where
+    the channels are not threes.
     """
 
     codes: Tensor
     labels: Tensor
     step: float
     shift: tuple[int, int] = (0, 0)
+    rotation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rotation and self.codes.shape[1] % 3:
+            raise ConfigError(f"rotation turns sensors of three axes; the data have {self.codes.shape[1]} channels")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,7 +56,8 @@ class Samples:
         for start in range(0, len(self), batch_size):
             chosen = order[start : start + batch_size]
             if len(chosen) * 2 >= batch_size or start == 0:
-                yield self._shifted(self.codes[chosen], rng).float() * self.step, self.labels[chosen]
+                codes = self._rotated(self._shifted(self.codes[chosen], rng), rng)
+                yield codes.float() * self.step, self.labels[chosen]
 
     def batches(self, batch_size: int) -> int:
         """How many batches `epoch` yields."""
@@ -72,7 +83,8 @@ class Samples:
     @cached_property
     def sha256(self) -> str:
         """Digest of everything that training sees."""
-        digest = hashlib.sha256(repr((tuple(self.codes.shape), self.step, self.shift)).encode())
+        augmentation = (self.shift, self.rotation) if self.rotation else (self.shift,)
+        digest = hashlib.sha256(repr((tuple(self.codes.shape), self.step, *augmentation)).encode())
         digest.update(self.codes.numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()
@@ -90,6 +102,17 @@ class Samples:
             moved = moved.gather(axis, index.clamp(0, size - 1).reshape(view).expand_as(moved))
             moved = moved.masked_fill(outside.reshape(view), 0)
         return moved
+
+    def _rotated(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
+        if not self.rotation:
+            return codes
+        n, channels, h, w = codes.shape
+        axes = rng.normal(size=(n, 3))
+        angles = np.radians(rng.uniform(0, self.rotation, n))
+        turns = Rotation.from_rotvec(axes * (angles / np.linalg.norm(axes, axis=1))[:, None]).as_matrix()
+        vectors = codes.reshape(n, channels // 3, 3, h * w).float()
+        turned = torch.from_numpy(turns.astype(np.float32))[:, None] @ vectors
+        return turned.reshape(codes.shape).round_().clamp_(-128, 127)
 
 
 def samples(

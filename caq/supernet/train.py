@@ -15,7 +15,7 @@ import os
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class TrainConfig:
     labels: float = 0.5
     #: Share of the epochs after which what passes between layers is rounded to 8 bits, as it is in integers.
     rounding_from: float = 0.6
+    #: Degrees by which the axes of motion sensors are turned at random (caq.supernet.batches.Samples), 0..180.
+    rotation: float = 0.0
     #: "classify" on labels, or "reconstruct" the input.
     task: str = "classify"
 
@@ -72,6 +74,8 @@ class TrainConfig:
             raise ConfigError(f"epochs >= 1, batch_size >= 2 and 0 < learning_rate < 1 are needed, not {given}")
         if not 0 <= self.labels <= 1:
             raise ConfigError(f"labels: a share between 0 and 1 is needed, not {self.labels}")
+        if not 0 <= self.rotation <= 180:
+            raise ConfigError(f"rotation: 0 to 180 degrees are possible, not {self.rotation}")
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,7 @@ def train_steps(
     begin: called with the epoch, from 0, before each. team: all processes that train. Raises TrainingError if a loss is
     not finite, or a checkpoint belongs to other settings.
     """
+    train = replace(train, rotation=config.rotation)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), config.learning_rate, fused=True)
 
     def learn(loss: Tensor, weight: float) -> None:
@@ -263,7 +268,9 @@ def _learning_rate(config: TrainConfig, step: int, steps: int) -> float:
 def _identity(model: nn.Module, config: TrainConfig, train: Samples) -> str:
     """What a checkpoint must agree with to be resumed."""
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    return json.dumps([asdict(config), shapes, train.sha256], sort_keys=True)
+    settings = asdict(config)
+    del settings["rotation"]  # the samples' digest has it
+    return json.dumps([settings, shapes, train.sha256], sort_keys=True)
 
 
 def _save(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str, done: int) -> None:

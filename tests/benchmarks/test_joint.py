@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.baselines import adabits, any_precision
 from benchmarks.baselines.average import WeightAverage
-from benchmarks.baselines.joint import Plan, train_joint
+from benchmarks.baselines.joint import Plan, augmented, train_joint
 from benchmarks.joint_baselines import collect
 from benchmarks.joint_folds import folds
 from benchmarks.storage import file_bytes
@@ -61,7 +61,8 @@ def test_the_plain_plan_is_our_recipe_bit_for_bit(prepared: Prepared, labels: fl
 
 
 @pytest.mark.parametrize(
-    ("plan", "updates"), [(Plan(), 3), (Plan(every_width=True), 3), (any_precision.PLAN, 1), (adabits.PLAN, 1)]
+    ("plan", "updates"),
+    [(Plan(), 3), (Plan(every_width=True), 3), (Plan(turns=True), 1), (any_precision.PLAN, 1), (adabits.PLAN, 1)],
 )
 def test_how_often_a_batch_updates_the_weights(
     prepared: Prepared, plan: Plan, updates: int, monkeypatch: pytest.MonkeyPatch
@@ -81,10 +82,10 @@ def test_how_often_a_batch_updates_the_weights(
 
 def test_every_setting_of_a_plan_changes_what_is_learned(prepared: Prepared) -> None:
     plain = joint(prepared, Plan())
-    for field in ("every_width", "summed", "wider", "upwards", "widest_range"):
+    for field in ("every_width", "summed", "wider", "upwards", "widest_range", "turns"):
         changed = joint(prepared, Plan(**{field: True}))
         assert any(not torch.equal(value, plain[name]) for name, value in changed.items()), field
-    for field in ("labels", "smoothing"):
+    for field in ("labels", "smoothing", "mixup"):
         changed = joint(prepared, Plan(**{field: 0.2}))
         assert any(not torch.equal(value, plain[name]) for name, value in changed.items()), field
 
@@ -102,6 +103,17 @@ def test_a_plan_that_contradicts_itself_is_refused() -> None:
             Plan(**plan)
     with pytest.raises(ConfigError, match="contradicts"):
         Plan(upwards=True, wider=True)
+
+
+def test_mixed_samples_have_the_loss_of_both_labels() -> None:
+    x, y = torch.eye(4).reshape(4, 4, 1, 1), torch.arange(4)
+    mixed, criterion = augmented(x, y, Plan(mixup=1.0), np.random.default_rng(0))
+    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    soft = mixed.reshape(4, 4)  # each sample is its label, one-hot
+    assert torch.allclose(soft.sum(1), torch.ones(4)) and not torch.equal(soft, torch.eye(4))
+    assert torch.allclose(criterion(logits), torch.nn.functional.cross_entropy(logits, soft))
+    plain, criterion = augmented(x, y, Plan(), np.random.default_rng(0))
+    assert plain is x and torch.equal(criterion(logits), torch.nn.functional.cross_entropy(logits, y))
 
 
 def test_weights_are_averaged_over_the_steps() -> None:

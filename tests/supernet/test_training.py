@@ -162,6 +162,37 @@ def test_augmentation_shifts_and_fills_with_zeros() -> None:
     assert len(found) == 9
 
 
+def test_augmentation_turns_sensors_alike_and_by_no_more_than_asked() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sensor = torch.randint(-70, 71, (50, 3, 1, 20), generator=generator, dtype=torch.int8)
+    codes = torch.cat([sensor, -sensor], 1)
+    data = Samples(codes, torch.zeros(50, dtype=torch.int64), 0.5, rotation=30.0)
+    (x, _), (again, _) = (next(data.epoch(50, seed=0, epoch=0)) for _ in range(2))
+    order = np.random.default_rng([0, 0]).permutation(50)
+    before, after = codes[order].double(), (x / 0.5).double()
+    assert torch.equal(x, again) and torch.equal(after, after.round())
+    # Both sensors turn alike, and every vector by the sample's angle at most. What is small is rounded by much.
+    assert torch.equal(after[:, :3], -after[:, 3:])
+    lengths = before[:, :3].norm(dim=1), after[:, :3].norm(dim=1)
+    assert (lengths[0] - lengths[1]).abs().max() < 1
+    large = lengths[0] > 40
+    cosine = (before[:, :3] * after[:, :3]).sum(1)[large] / (lengths[0] * lengths[1])[large]
+    turned = torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))
+    assert 20 < float(turned.max()) < 32
+    plain = Samples(codes, data.labels, 0.5)
+    assert data.sha256 != plain.sha256 and torch.equal(next(plain.epoch(50, 0, 0))[0], codes[order].float() * 0.5)
+
+
+def test_what_has_no_three_axes_is_not_turned(digits: Dataset) -> None:
+    prepared = prepare(digits, "mlp", 0)
+    supernet = convert(prepared.network, prepared.example(), (2, 8))
+    with pytest.raises(ConfigError, match="three axes; the data have 64 channels"):
+        train_supernet(supernet, prepared.train, TrainConfig(epochs=1, rotation=30), Outputs(quiet=True))
+    for rotation in (-1.0, 181.0, float("nan")):
+        with pytest.raises(ConfigError, match="rotation: 0 to 180 degrees"):
+            TrainConfig(rotation=rotation)
+
+
 def test_batches_depend_on_seed_and_epoch_only() -> None:
     data = Samples(torch.arange(100, dtype=torch.int8).reshape(100, 1, 1, 1), torch.arange(100), 1.0)
 
