@@ -73,6 +73,7 @@ import math
 import os
 import reprlib
 import stat
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -106,6 +107,8 @@ ARRAYS: dict[str, np.dtype[Any]] = {
     "affine": np.dtype("<i2"),
     "exponents": np.dtype("i1"),
 }
+#: The module of Python's own SHA-256. To look for one that is not there takes longer than to hash a small file.
+_SHA256 = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
 MAX_HEADER_BYTES = 2**16
 #: Parsed JSON takes up to thirty times its length, so this bounds what a small file can make a loader allocate.
 MAX_MANIFEST_BYTES = 2**20
@@ -494,9 +497,8 @@ def _sha256(raw: bytes | memoryview) -> bytes:
     hashlib loads OpenSSL, which takes 3 ms and 4 MiB; a MiB takes it 1 ms, and Python's own 3 ms.
     """
     if memoryview(raw).nbytes < 2**20:
-        for name in ("_sha2", "_sha256"):  # from Python 3.12 on, and before
-            with suppress(ImportError):
-                return __import__(name).sha256(raw).digest()
+        with suppress(ImportError):
+            return __import__(_SHA256).sha256(raw).digest()  # type: ignore[no-any-return]
     import hashlib
 
     return hashlib.sha256(raw).digest()
