@@ -498,7 +498,7 @@ def _sha256(raw: bytes | memoryview) -> bytes:
     """
     if memoryview(raw).nbytes < 2**20:
         with suppress(ImportError):
-            return __import__(_SHA256).sha256(raw).digest()  # type: ignore[no-any-return]
+            return __import__(_SHA256).sha256(raw).digest()
     import hashlib
 
     return hashlib.sha256(raw).digest()
