@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from simulators.envs.scenario import Scenario
     from simulators.simulate import Simulation
 
-HELP = "fixed:POINT, threshold[:RULES.yaml], pacing[:HABITS.npz], price[:FILE.npz], lyapunov:TARGET:V, learned:FILE.npz, oracle"
+HELP = (
+    "fixed:POINT, threshold[:RULES.yaml], price[:FILE.npz], pacing[:HABITS.npz], lyapunov:TARGET:V, learned:FILE.npz, "
+    "oracle"
+)
 
 
 class Setting(NamedTuple):
