@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from caq.errors import ConfigError, nearest
 
 MAX_LAYERS = 8
-_ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, np.float32(0))}
+#: In place.
+_ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
+    "tanh": lambda x: np.tanh(x, out=x),
+    "relu": lambda x: np.maximum(x, np.float32(0), out=x),
+}
 
 Floats = NDArray[np.float32]
 
@@ -23,7 +27,7 @@ def forward(x: Floats, weights: Sequence[Floats], biases: Sequence[Floats], acti
         x = x @ weight
         x += bias
         if i < last:
-            x = activate(x)
+            activate(x)
     return x
 
 

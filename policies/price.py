@@ -10,8 +10,8 @@ Control", 4th ed. 2017, sec. 3.3). A situation is what a device can know: charge
 of its charger and its requests (`policies.recall`).
 
 Requests are measured by the power beyond idle over the energy of the active point. Points that do not fit in memory are
-not considered. A point is kept unless another one gains more than the change costs. Where a situation lies outside of
-those it was trained on, the fallback is taken, and the reason says why.
+not considered. A point is kept unless another one gains more, of the requests that are usual at the hour, than the
+change costs. Where a situation lies outside of those it was trained on, the fallback is taken, and the reason says why.
 
 The file is an uncompressed .npz without pickled objects, of the arrays in `_KEYS` and the layers, as in
 `policies.learned`.
@@ -30,13 +30,15 @@ from caq.errors import ConfigError, VersionError, WeightsError, nearest
 from policies.arrays import read_arrays, write_arrays
 from policies.mlp import Floats, check_layers, check_range, forward, named
 from policies.points import PointTable
-from policies.recall import NAMES, Recall, Usual
+from policies.recall import HOURS, NAMES, Recall, Usual
 from policies.seen import PointPolicy, Seen, local_hour
 
 VERSION = 1
 INPUTS = ("state_of_charge", "charging", "hour_sin", "hour_cos", "hour", *NAMES)
 #: A situation may be that far beyond those of training, of the width of an input's range.
 SLACK = 0.05
+#: Of the mean rate of requests, so that a quiet hour does not hold a point for ever.
+LEAST_BUSY = 0.05
 _NUMBERS = ("charging", "idle_power_w", "switch_cost")
 _KEYS = (
     "version", "source", "activation", "low", "high", "fallback", "points", "accuracy", "energy_j", "memory", "rate",
@@ -140,7 +142,7 @@ def inputs(
     found[2] = np.sin(angle)
     found[3] = np.cos(angle)
     found[4] = hour / 24
-    found[5:] = recall.inputs()
+    recall.inputs(found[5:])
     return found.T
 
 
@@ -155,8 +157,13 @@ class PricePolicy(PointPolicy):
         self._fallback = model.points.names.index(model.fallback)
         slack = SLACK * (model.high - model.low)
         self._low, self._high = model.low - slack, model.high + slack
-        self._energy_mj = model.points.energy_j * 1e3
-        self._mean_rate = float(model.usual.rate.mean())
+        self._minus_mj = model.points.energy_j * -1e3
+        # (25, P + 1, P) accuracy, and what it gains to stay at the active point, by the hour: the fewer requests are
+        # usual, the less another one could gain instead. The last row is for a point that is not known.
+        rate = model.usual.rate[np.arange(HOURS + 1) % HOURS]
+        busy = np.maximum(rate / model.usual.rate.mean(), LEAST_BUSY)
+        stay = (model.switch_cost / busy)[:, None, None] * np.eye(len(model.points) + 1)[:, :-1]
+        self._base = model.points.accuracy + stay
         super().__init__(model.points, clock)
 
     @classmethod
@@ -167,34 +174,37 @@ class PricePolicy(PointPolicy):
     def start(self, devices: int) -> None:
         self._recall = Recall(self.model.usual, devices)
         self._seen_s = np.full(devices, np.nan)
-        self._known: NDArray[np.bool_]
+        self._inside: NDArray[np.bool_]
         self._inputs: Floats
         self._price: Floats
 
     def _remember(self, seen: Seen) -> None:
-        passed = seen.time_s - self._seen_s
-        beyond = seen.power_w - self.model.idle_power_w
+        idle_w = self.model.idle_power_w
+        beyond = seen.power_w - idle_w
         # Less than idle is drawn by a device that is off: what was asked of it then, it does not know.
-        measured = (beyond >= -0.5 * self.model.idle_power_w) & (seen.current >= 0)
-        rate = np.where(measured, np.maximum(beyond, 0.0) / self.points.energy_j[seen.current], np.nan)
-        self._recall.note(np.where(passed > 0, passed, 0.0), seen.hour, seen.charging, rate)
+        measured = (beyond >= -0.5 * idle_w) & (seen.current >= 0)
+        rate = np.fmax(beyond, 0.0) / self.points.energy_j[seen.current]
+        self._recall.note(seen.time_s - self._seen_s, seen.hour, seen.charging, rate, measured)
         self._seen_s = seen.time_s
 
     def choose(self, seen: Seen) -> NDArray[np.intp]:
         self._remember(seen)
-        self._inputs = inputs(seen.state_of_charge, seen.charging, seen.hour, self._recall)
-        self._known = np.all((self._inputs >= self._low) & (self._inputs <= self._high), axis=1)
-        self._price = self.model.price(self._inputs)
-        worth = self.points.accuracy - self._price[:, None] * self._energy_mj
-        expected = self.model.usual.rate[seen.hour.astype(np.intp) % 24] * self._recall.load() / self._mean_rate
-        stays = np.flatnonzero(seen.current >= 0)
-        worth[stays, seen.current[stays]] += (self.model.switch_cost / np.maximum(expected, 0.05))[stays]
-        worth[self.points.memory > seen.memory_available[:, None]] = -np.inf
-        chosen = np.where(self._known, worth.argmax(1), self._fallback)
-        return self.points.fitting(chosen, seen.memory_available)
+        self._inputs = x = inputs(seen.state_of_charge, seen.charging, seen.hour, self._recall)
+        self._inside = (x >= self._low) & (x <= self._high)
+        self._price = self.model.price(x)
+        worth = self._price[:, None] * self._minus_mj
+        worth += self._base[seen.hour.astype(np.intp), seen.current]
+        short = self.points.memory > seen.memory_available[:, None]
+        lacks = np.count_nonzero(short)  # much faster than any()
+        if lacks:
+            worth[short] = -np.inf
+        chosen = worth.argmax(1)
+        if np.count_nonzero(self._inside) < x.size:
+            chosen[~self._inside.all(1)] = self._fallback
+        return self.points.fitting(chosen, seen.memory_available) if lacks else chosen
 
     def reason(self, seen: Seen) -> str:
-        if self._known[0]:
+        if self._inside[0].all():
             return f"charge {seen.state_of_charge[0]:.2f}: a millijoule is worth {self._price[0]:.2f} answers later"
         outside = [
             f"{name} {value:.2f} ({low:.2f}..{high:.2f})"

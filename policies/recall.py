@@ -1,8 +1,8 @@
 """What devices remember of their charger and of their requests: a few numbers that fade, each at a speed of its own.
 
     recall = Recall(usual, devices)
-    recall.note(passed_s, hour, charging, requests_per_s)    # at each decision
-    recall.inputs()                                          # (9, N)
+    recall.note(passed_s, hour, charging, requests_per_s, measured)    # at each decision
+    recall.inputs()                                                    # (9, N)
 
 Only the past goes into it. It is kept from one day to the next, and takes as much memory after a year as at once.
 """
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 #: Time constants of the share of time on a charger, and of requests, s. Chosen on validation devices.
 CHARGER_S = np.array([[1.0], [4.0], [12.0], [60.0]]) * 3600
 REQUESTS_S = np.array([[0.25], [2.0], [8.0], [72.0]]) * 3600
-_TIMES_S = np.concatenate([CHARGER_S, REQUESTS_S, REQUESTS_S])
+_MINUS_RATE = -1 / np.concatenate([CHARGER_S, REQUESTS_S, REQUESTS_S])
 #: Requests that are assumed beside those counted, as a share of what is usual in a time constant.
 PRIOR = 0.2
 #: s since the charger was last plugged in or out where nobody knows, and of which changes are seen on a log scale.
@@ -56,52 +56,55 @@ class Recall:
 
     def __init__(self, usual: Usual, devices: int) -> None:
         self.usual = usual
-        self._mean = float(usual.rate.mean())
+        self._rate = np.tile(usual.rate, 2)
         # (12, N): shares of time on a charger; requests counted; requests usual at the same hours.
-        self._kept = np.zeros((len(_TIMES_S), devices))
+        self._kept = np.zeros((len(_MINUS_RATE), devices))
         self._kept[: len(CHARGER_S)] = usual.charging
         self._since_s = np.full(devices, UNKNOWN_S)
-        self._charging = np.full(devices, np.nan)
-        self._prior = PRIOR * self._mean * REQUESTS_S
+        self._charging, self._new = np.full(devices, np.nan), True
+        self._prior = PRIOR * usual.rate.mean() * REQUESTS_S
 
-    def note(self, passed_s: Floats, hour: Floats, charging: Floats, requests_per_s: Floats) -> None:
-        """Goes on by `passed_s` (N,) seconds, 0 where nobody knows, up to `hour` (N,), 0..24.
+    def note(
+        self, passed_s: Floats, hour: Floats, charging: Floats, requests_per_s: Floats, measured: NDArray[np.bool_]
+    ) -> None:
+        """Goes on by `passed_s` (N,) seconds, NaN or 0 where nobody knows, up to `hour` (N,), 0..24.
 
-        charging: (N,) 0 or 1, now; until now it was what was noted last. requests_per_s: (N,) while time passed, NaN
-        where nobody knows.
+        charging: (N,) 0 or 1, now; until now it was what was noted last. requests_per_s: (N,) finite, while time
+        passed. measured: (N,) whether that is known.
         """
-        count = len(CHARGER_S)
-        passed_s = np.where(passed_s <= LONGEST_GAP_S, passed_s, 0.0)
-        known = np.isfinite(requests_per_s)
-        fading = np.exp(passed_s / -_TIMES_S)
-        before = np.where(np.isnan(self._charging), charging, self._charging)
-        kept = self._kept
-        kept[:count] -= before
-        kept *= fading
-        kept[:count] += before
-        usual = self.usual.rate[((hour - passed_s / 7200) % HOURS).astype(np.intp)]
-        counted_s = np.where(known, passed_s, 0.0)
-        kept[count : 2 * count] += np.where(known, requests_per_s, 0.0) * counted_s
-        kept[2 * count :] += usual * counted_s
-        self._since_s = np.where(charging == before, self._since_s + passed_s, 0.0)
+        passed_s = np.fmax(passed_s, 0.0)
+        passed_s *= passed_s <= LONGEST_GAP_S
+        before = self._charging
+        if self._new:
+            before = np.where(np.isnan(before), charging, before)
+            self._new = False
+        kept, count = self._kept, len(CHARGER_S)
+        share, requests, usual = kept[:count], kept[count : 2 * count], kept[2 * count :]
+        share -= before
+        kept *= np.exp(passed_s * _MINUS_RATE)
+        share += before
+        counted_s = passed_s * measured
+        requests += requests_per_s * counted_s
+        # In the middle of what passed, which may be yesterday.
+        usual += self._rate[(hour - (passed_s / 7200 - HOURS)).astype(np.intp)] * counted_s
+        self._since_s += passed_s
+        self._since_s[charging != before] = 0.0
         self._charging = charging
 
-    def inputs(self) -> NDArray[Any]:
-        """(9, N) float64, rows as in NAMES: log(1 + time since the charger was plugged in or out / 600 s), shares of
-        time on it, and logs of requests over those usual at the same hours."""
+    def inputs(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """(9, N) rows as in NAMES, float64 or written to `out`: log(1 + time since the charger was plugged in or out /
+        600 s), shares of time on it, and logs of requests over those usual at the same hours."""
         count, kept = len(CHARGER_S), self._kept
-        found = np.empty((len(NAMES), kept.shape[1]))
-        np.log1p(self._since_s / RECENT_S, out=found[0])
-        found[1 : 1 + count] = kept[:count]
-        np.log((self._prior + kept[count : 2 * count]) / (self._prior + kept[2 * count :]), out=found[1 + count :])
-        return found
+        if out is None:
+            out = np.empty((len(NAMES), kept.shape[1]))
+        out[0] = np.log1p(self._since_s / RECENT_S)
+        out[1 : 1 + count] = kept[:count]
+        out[1 + count :] = np.log((self._prior + kept[count : 2 * count]) / (self._prior + kept[2 * count :]))
+        return out
 
     def take(self, other: Recall, those: NDArray[np.bool_]) -> None:
         """Remembers of `those` devices (N,) what another one does."""
         self._kept[:, those] = other._kept[:, those]
         self._since_s[those] = other._since_s[those]
         self._charging[those] = other._charging[those]
-
-    def load(self) -> Floats:
-        """(N,) requests over usual ones, by the slowest memory: 1 is usual."""
-        return np.asarray((self._prior[-1] + self._kept[2 * len(CHARGER_S) - 1]) / (self._prior[-1] + self._kept[-1]))
+        self._new = True

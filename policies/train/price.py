@@ -85,10 +85,10 @@ def situations(lives: Lives, usual: Usual) -> Floats:
 def _live(scenario: Scenario, recall: Recall) -> list[Floats]:
     """Inputs (D, 14) of each step; `recall` goes on."""
     days, plugged = scenario.days, scenario.clock().charging
-    count, found = len(days), []
+    count, found, always = len(days), [], np.ones(len(days), bool)
     for t, hour in enumerate(_hours(scenario)):
         hours, passed = np.full(count, hour), np.full(count, days.step_s if t else 0.0)
-        recall.note(passed, hours, plugged[:, t], days.requests[:, t - 1] / days.step_s)
+        recall.note(passed, hours, plugged[:, t], days.requests[:, t - 1] / days.step_s, always)
         found.append(inputs(np.zeros(count), plugged[:, t], hours, recall))
     return found
 
