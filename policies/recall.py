@@ -57,12 +57,14 @@ class Recall:
     def __init__(self, usual: Usual, devices: int) -> None:
         self.usual = usual
         self._rate = np.tile(usual.rate, 2)
-        # (12, N): shares of time on a charger; requests counted; requests usual at the same hours.
-        self._kept = np.zeros((len(_MINUS_RATE), devices))
+        # (12, N): shares of time on a charger; requests counted; requests usual at the same hours. As time passes they
+        # fade towards what the charger is at, and towards requests that are assumed.
+        prior = PRIOR * usual.rate.mean() * REQUESTS_S
+        self._towards = np.tile(np.concatenate([np.zeros_like(CHARGER_S), prior, prior]), devices)
+        self._kept = self._towards.copy()
         self._kept[: len(CHARGER_S)] = usual.charging
         self._since_s = np.full(devices, UNKNOWN_S)
         self._charging, self._new = np.full(devices, np.nan), True
-        self._prior = PRIOR * usual.rate.mean() * REQUESTS_S
 
     def note(
         self, passed_s: Floats, hour: Floats, charging: Floats, requests_per_s: Floats, measured: NDArray[np.bool_]
@@ -78,15 +80,15 @@ class Recall:
         if self._new:
             before = np.where(np.isnan(before), charging, before)
             self._new = False
-        kept, count = self._kept, len(CHARGER_S)
-        share, requests, usual = kept[:count], kept[count : 2 * count], kept[2 * count :]
-        share -= before
+        kept, towards, count = self._kept, self._towards, len(CHARGER_S)
+        towards[:count] = before
+        kept -= towards
         kept *= np.exp(passed_s * _MINUS_RATE)
-        share += before
+        kept += towards
         counted_s = passed_s * measured
-        requests += requests_per_s * counted_s
+        kept[count : 2 * count] += requests_per_s * counted_s
         # In the middle of what passed, which may be yesterday.
-        usual += self._rate[(hour - (passed_s / 7200 - HOURS)).astype(np.intp)] * counted_s
+        kept[2 * count :] += self._rate[(hour - (passed_s / 7200 - HOURS)).astype(np.intp)] * counted_s
         self._since_s += passed_s
         self._since_s[charging != before] = 0.0
         self._charging = charging
@@ -99,7 +101,7 @@ class Recall:
             out = np.empty((len(NAMES), kept.shape[1]))
         out[0] = np.log1p(self._since_s / RECENT_S)
         out[1 : 1 + count] = kept[:count]
-        out[1 + count :] = np.log((self._prior + kept[count : 2 * count]) / (self._prior + kept[2 * count :]))
+        out[1 + count :] = np.log(kept[count : 2 * count] / kept[2 * count :])
         return out
 
     def take(self, other: Recall, those: NDArray[np.bool_]) -> None:
