@@ -120,9 +120,9 @@ def recorded_day(
     return Day(inputs, sensed, _asked(arrivals, device, seed), _share(state_of_charge), tuple(notes))
 
 
-def _counts(arrival_s: NDArray[np.float64], steps: int, step_s: float) -> NDArray[np.intp]:
+def _counts(arrival_s: NDArray[np.float64], steps: int, step_s: float) -> NDArray[np.float64]:
     """(1, T) requests in each step."""
-    return np.diff(np.searchsorted(arrival_s, edges(steps * step_s, step_s)))[None]
+    return np.diff(np.searchsorted(arrival_s, edges(steps * step_s, step_s)))[None].astype(np.float64)
 
 
 def _within(arrival_s: NDArray[np.float64], inputs: Episodes, notes: list[str]) -> NDArray[np.float64]:

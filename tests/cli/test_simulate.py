@@ -146,6 +146,8 @@ def test_bad_requests(simulate, tmp_path, rows, words):
         (("--policy", "threshold,threshold"), 1, "each once"),
         (("--policy", "lyapunov:1"), 1, "lyapunov:TARGET:V"),
         (("--policy", "learned"), 1, "learned:FILE.npz"),
+        (("--policy", "price", "--device", "phone"), 1, "price: what is shipped is the camera's"),
+        (("--policy", "pacing", "--device", "phone"), 1, "pacing: what is shipped is the camera's"),
         (("--policy", "a,b,c,d,e,f"), 2, "at most 5"),
         (("--device", "camra"), 1, "did you mean 'camera'"),
         (("--profile", "bit-serious"), 1, "did you mean 'bit-serial'"),
