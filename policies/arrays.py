@@ -33,6 +33,11 @@ class Arrays:
             self._fail(name, f"floats are expected, not {self._get(name).dtype}")
         return self._get(name)
 
+    def integers(self, name: str) -> NDArray[Any]:
+        if self._get(name).dtype.kind != "i":
+            self._fail(name, f"whole numbers are expected, not {self._get(name).dtype}")
+        return self._get(name)
+
     def texts(self, name: str) -> tuple[str, ...]:
         array = self._get(name)
         if array.ndim != 1 or array.dtype.kind != "U":

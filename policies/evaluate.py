@@ -87,12 +87,15 @@ def fixed(point: int) -> Chooser:
     return lambda world, seen: np.full(len(seen.current), point, np.intp)
 
 
-def of_policy(policy: PointPolicy) -> Chooser:
-    """A policy of ours, over all devices at once, from a new start."""
+def of_policy(policy: PointPolicy, before: Scenario | None = None) -> Chooser:
+    """A policy of ours, over all devices at once, from a new start, or with the memory of the days that came before,
+    which it plays from full batteries."""
 
     def choose(world: World, seen: Seen) -> NDArray[np.intp]:
         if world.t == 0:
             policy.start(len(seen.current))
+            if before is not None:
+                play(before, np.ones(len(seen.current)), lambda world, seen: policy.choose(seen))
         return policy.choose(seen)
 
     return choose

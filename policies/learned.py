@@ -15,16 +15,16 @@ The file is an uncompressed .npz without pickled objects, of the arrays in `_KEY
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caq.errors import ConfigError, VersionError, WeightsError, nearest
 from policies.arrays import read_arrays, write_arrays
+from policies.mlp import Floats, check_layers, check_range, forward, named
 from policies.points import PointTable
 from policies.seen import PointPolicy, Seen, local_hour
 
@@ -43,16 +43,12 @@ INPUTS = (
 )
 #: °C at 0 and at 1.
 COLDEST_C, HOTTEST_C = -20.0, 60.0
-MAX_LAYERS = 8
 #: A context may be that far beyond those of training, of a field's 0..1.
 SLACK = 0.02
 _KEYS = (
     "version", "source", "activation", "power_high_w", "low", "high", "fallback",
     "points", "accuracy", "energy_j", "memory",
 )  # fmt: skip
-_ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, np.float32(0))}
-
-Floats = NDArray[np.float32]
 
 
 def rows(seen: Seen, points: int, power_high_w: float) -> Floats:
@@ -92,44 +88,18 @@ class Network:
 
     def __post_init__(self) -> None:
         """Raises ConfigError that names the array."""
-        if self.activation not in _ACTIVATIONS:
-            raise ConfigError(f"activation: {self.activation!r}{nearest(self.activation, _ACTIVATIONS)}")
         if self.fallback not in self.points.names:
             raise ConfigError(
                 f"fallback: no operating point {self.fallback!r}{nearest(self.fallback, self.points.names)}"
             )
         if not 0 < self.power_high_w < np.inf:
             raise ConfigError(f"power_high_w: must be above 0, not {self.power_high_w}")
-        if not 1 <= len(self.weights) == len(self.biases) <= MAX_LAYERS:
-            raise ConfigError(f"layers: 1 to {MAX_LAYERS} are expected, not {len(self.weights)}")
-        width = len(INPUTS)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if weight.ndim != 2 or weight.shape[0] != width or bias.shape != weight.shape[1:]:
-                raise ConfigError(f"weight_{i}, bias_{i}: shapes {weight.shape} and {bias.shape} after {width} values")
-            width = weight.shape[1]
-        if width != len(self.points):
-            raise ConfigError(f"weight_{len(self.weights) - 1}: {width} outputs for {len(self.points)} points")
-        for name, array in self._arrays().items():
-            if array.dtype != np.float32 or not np.isfinite(array).all():
-                raise ConfigError(f"{name}: finite float32 are expected")
-        if self.low.shape != (len(INPUTS),) or self.high.shape != self.low.shape or (self.low > self.high).any():
-            raise ConfigError(f"low, high: ({len(INPUTS)},) each, and low <= high, are expected")
-
-    def _arrays(self) -> dict[str, Floats]:
-        layers = {f"weight_{i}": weight for i, weight in enumerate(self.weights)}
-        layers |= {f"bias_{i}": bias for i, bias in enumerate(self.biases)}
-        return layers | {"low": self.low, "high": self.high}
+        check_layers(self.weights, self.biases, self.activation, len(INPUTS), len(self.points))
+        check_range(self.low, self.high, len(INPUTS))
 
     def values(self, inputs: Floats) -> Floats:
         """(N, P) outputs of inputs (N, 10)."""
-        activate, last = _ACTIVATIONS[self.activation], len(self.weights) - 1
-        x = inputs
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = x @ weight
-            x += bias
-            if i < last:
-                x = activate(x)
-        return x
+        return forward(inputs, self.weights, self.biases, self.activation)
 
     def save(self, path: str | Path) -> None:
         """Writes a file that `read_network` reads."""
@@ -143,7 +113,9 @@ class Network:
             points=np.array(points.names),
             **{name: np.array(value) for name, value in text.items()},
             **numbers,
-            **self._arrays(),
+            **named(self.weights, self.biases),
+            low=self.low,
+            high=self.high,
         )
 
 

@@ -48,8 +48,8 @@ FROM_CONTEXT = Seen._fields[:-2]
 def see(context: Context, hour: float, current: int) -> Seen:
     """One device, arrays (1,)."""
     values = (context.value(name) for name in FROM_CONTEXT)
-    columns = [np.array([math.nan if value is None else value], np.float64) for value in values]
-    return Seen._make((*columns, np.array([hour], np.float64), np.array([current], np.intp)))
+    numbers = [math.nan if value is None else value for value in values]
+    return Seen._make((*np.array([*numbers, hour], np.float64)[:, None], np.array([current], np.intp)))
 
 
 def local_hour() -> float:
@@ -76,6 +76,7 @@ class PointPolicy(ABC):
     def __init__(self, points: PointTable, clock: Callable[[], float] = local_hour) -> None:
         self.points = points
         self._clock = clock
+        self._checked: Sequence[OperatingPoint] = ()
         self.start(1)
 
     def start(self, devices: int) -> None:  # noqa: B027  most policies have no state
@@ -98,10 +99,12 @@ class PointPolicy(ABC):
 
     def select(self, context: Context, points: Sequence[OperatingPoint], current: str) -> Decision:
         """See `caq.governor.Policy`."""
-        self.check(points)
+        if points is not self._checked:
+            self.check(points)
+            self._checked = points
         names = self.points.names
         seen = see(context, self._clock(), names.index(current) if current in names else -1)
-        absent = [name for name in self.needed if np.isnan(getattr(seen, name)[0])]
+        absent = [name for name in self.needed if math.isnan(getattr(seen, name)[0])]
         if absent:
             return Decision(current, f"{current} is held: {', '.join(absent)} is missing or stale")
         chosen = int(self.choose(seen)[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +42,11 @@ def generated_day(
     step_s: float = 60.0,
     requests_per_s: float | None = None,
     state_of_charge: float = 1.0,
+    arrival_s: NDArray[np.float64] | None = None,
 ) -> Day:
     """The generated day of the device with this number (`simulators.episodes`). Raises ConfigError.
 
-    requests_per_s: mean over devices and hours, by default the device's.
+    requests_per_s: mean over devices and hours, by default the device's. arrival_s: (R,) recorded requests instead.
     """
     rate = device.requests_per_s if requests_per_s is None else requests_per_s
     inputs = episodes(1, seed, step_s, rate, first=number)
@@ -54,9 +55,13 @@ def generated_day(
         "screen_brightness": inputs.screen_brightness[0],
         "memory_available": inputs.memory_available[0],
     }
-    arrivals = request_times(number, seed, edges(DAY_S, step_s), rate)
-    notes = (f"The day is generated (device {number}, seed {seed}), not recorded.",)
-    return Day(inputs, sensed, _asked(arrivals, device, seed), _share(state_of_charge), notes)
+    notes = [f"The day is generated (device {number}, seed {seed}), not recorded."]
+    if arrival_s is None:
+        arrivals = request_times(number, seed, edges(DAY_S, step_s), rate)
+    else:
+        arrivals = _within(arrival_s, inputs, notes)
+        inputs = replace(inputs, requests=_counts(arrivals, inputs.steps, step_s))
+    return Day(inputs, sensed, _asked(arrivals, device, seed), _share(state_of_charge), tuple(notes))
 
 
 def recorded_day(
@@ -68,21 +73,26 @@ def recorded_day(
     state_of_charge: float | None = None,
     start_s: float = 0.0,
     ambient_c: float = 20.0,
+    arrival_s: NDArray[np.float64] | None = None,
 ) -> Day:
-    """The day of a trace: its charging, screen_brightness and memory_available; requests are made up.
+    """The day of a trace: its charging, screen_brightness and memory_available; requests are made up, or recorded.
 
-    state_of_charge: by default the trace's first. start_s: time of the day at which the trace begins, 0..86400. Where
-    the trace has a gap, sensors tell nothing, and the device has what UNRECORDED says. Raises ConfigError if neither
-    the trace nor an argument gives a charge.
+    state_of_charge: by default the trace's first. start_s: time of the day at which the trace begins, 0..86400.
+    arrival_s: (R,) recorded requests, ascending seconds since the trace began. Where the trace has a gap, sensors tell
+    nothing, and the device has what UNRECORDED says. Raises ConfigError if neither the trace nor an argument gives a
+    charge.
     """
     even = resample(trace, step_s)
     steps = len(even.times_s)
     rate = device.requests_per_s if requests_per_s is None else requests_per_s
-    arrivals = request_times(0, seed, edges(steps * step_s, step_s, start_s), rate) - start_s
+    if arrival_s is None:
+        arrivals = request_times(0, seed, edges(steps * step_s, step_s, start_s), rate) - start_s
+    else:
+        arrivals = arrival_s
     sensed = {name: even.columns.get(name, np.full(steps, math.nan)) for name in UNRECORDED}
     inputs = of_traces(
         [trace],
-        np.diff(np.searchsorted(arrivals, edges(steps * step_s, step_s)))[None],
+        _counts(arrivals, steps, step_s),
         step_s,
         fill=UNRECORDED,
         ambient_c=ambient_c,
@@ -96,8 +106,11 @@ def recorded_day(
         state_of_charge = float(known[0])
     notes = [
         f"{trace.source} is {'generated' if trace.generated else 'recorded'}; of it charging, screen and memory are "
-        "used, and the charge at the beginning. Requests are made up, battery and heat simulated."
+        f"used, and the charge at the beginning. Requests are {'made up' if arrival_s is None else 'recorded'}, "
+        "battery and heat simulated."
     ]
+    if arrival_s is not None:
+        arrivals = _within(arrivals, inputs, notes)
     for name, column in sensed.items():
         if gaps := int(np.isnan(column).sum()):
             notes.append(
@@ -105,6 +118,20 @@ def recorded_day(
                 f"{UNRECORDED[name]:g}."
             )
     return Day(inputs, sensed, _asked(arrivals, device, seed), _share(state_of_charge), tuple(notes))
+
+
+def _counts(arrival_s: NDArray[np.float64], steps: int, step_s: float) -> NDArray[np.float64]:
+    """(1, T) requests in each step."""
+    return np.diff(np.searchsorted(arrival_s, edges(steps * step_s, step_s)))[None].astype(np.float64)
+
+
+def _within(arrival_s: NDArray[np.float64], inputs: Episodes, notes: list[str]) -> NDArray[np.float64]:
+    """Those before the day's end; a note says so. Raises ConfigError if there are none."""
+    within = arrival_s[arrival_s < inputs.steps * inputs.step_s]
+    if not len(within):
+        raise ConfigError(f"requests: all {len(arrival_s)} come after the day, of {inputs.steps * inputs.step_s:g} s")
+    notes.append(f"Requests are recorded: {len(within)} of {len(arrival_s)} come before the day ends.")
+    return within
 
 
 def _asked(arrival_s: NDArray[np.float64], device: Device, seed: int) -> Requests:

@@ -81,6 +81,11 @@ class Episodes:
         """Steps of a day, T."""
         return self.charging.shape[1]
 
+    def cut(self, first: int, last: int) -> Episodes:
+        """Steps `first` to `last`, without that one, of every day; 0 <= first < last <= steps."""
+        columns: dict[str, Any] = {name: getattr(self, name)[:, first:last] for name in COLUMNS}
+        return replace(self, **columns, start_s=(self.start_s + first * self.step_s) % DAY_S)
+
     def select(self, days: NDArray[np.integer[Any]]) -> Episodes:
         """Only these days; indices or a mask."""
         columns: dict[str, Any] = {name: getattr(self, name)[days] for name in COLUMNS}
@@ -93,9 +98,16 @@ COLUMNS = tuple(f.name for f in fields(Episodes) if f.name not in ("step_s", "so
 
 @lru_cache(maxsize=4)
 def episodes(
-    devices: int, seed: int = 0, step_s: float = 300.0, requests_per_s: float = 1.0, first: int = 0
+    devices: int,
+    seed: int = 0,
+    step_s: float = 300.0,
+    requests_per_s: float = 1.0,
+    first: int = 0,
+    days: int = 1,
 ) -> Episodes:
     """A generated day of each of the devices numbered from `first` on: other numbers are devices never seen.
+
+    days: so many in a row of each, as one long row; the first ones are the same however many follow.
 
     Charging, screen and memory are those of `simulators.traces.phone_days`; requests and weather are made up, see
     below. requests_per_s: mean over devices and hours. A device's day depends on `seed` and its number alone. Raises
@@ -107,7 +119,7 @@ def episodes(
             f"step_s of whole minutes that divide a day, and requests_per_s above 0, are expected, "
             f"not {step_s:g} and {requests_per_s:g}"
         )
-    columns = phone_days(devices, seed=seed, first=first).columns
+    columns = phone_days(devices, days, seed, first).columns
     seeds = [child.spawn(4) for child in device_seeds(devices, seed, first)]
     weather, busyness, hourly, bursts = zip(*seeds, strict=True)
 
@@ -123,8 +135,8 @@ def episodes(
         screen_on=means(brightness > 0),
         screen_brightness=means(brightness),
         memory_available=means(columns["memory_available"]),
-        ambient_c=_ambient(weather, step_s),
-        requests=_requests(busyness, hourly, bursts, step_s, requests_per_s),
+        ambient_c=np.tile(_ambient(weather, step_s), days),
+        requests=_requests(busyness, hourly, bursts, edges(days * DAY_S, step_s), requests_per_s),
     )
 
 
@@ -192,9 +204,10 @@ def request_times(device: int, seed: int, edges_s: NDArray[np.float64], mean_per
     return np.sort(np.concatenate([usual.times(hourly, edges_s), spells.times(bursts, edges_s)]))
 
 
-def _requests(busyness: Seeds, hourly: Seeds, bursts: Seeds, step_s: float, mean_per_s: float) -> NDArray[np.float64]:
-    """Counts (D, T)."""
-    edges_s = edges(DAY_S, step_s)
+def _requests(
+    busyness: Seeds, hourly: Seeds, bursts: Seeds, edges_s: NDArray[np.float64], mean_per_s: float
+) -> NDArray[np.float64]:
+    """Counts (D, T), edges_s (T+1,)."""
     usual = [_processes(own, mean_per_s)[0].counts(seed, edges_s) for own, seed in zip(busyness, hourly, strict=True)]
     spells = _processes(busyness[0], mean_per_s)[1]
     return (np.stack(usual) + device_counts(spells, bursts, edges_s)).astype(np.float64)

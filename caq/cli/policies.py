@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from simulators.envs.scenario import Scenario
     from simulators.simulate import Simulation
 
-HELP = "fixed:POINT, threshold[:RULES.yaml], pacing[:HABITS.npz], lyapunov:TARGET:V, learned:FILE.npz, oracle"
+HELP = (
+    "fixed:POINT, threshold[:RULES.yaml], price[:FILE.npz], pacing[:HABITS.npz], lyapunov:TARGET:V, learned:FILE.npz, "
+    "oracle"
+)
 
 
 class Setting(NamedTuple):
@@ -48,14 +51,25 @@ def _threshold(path: str, setting: Setting) -> Policy:
 
 
 def _pacing(path: str, setting: Setting) -> Policy:
-    import policies.pacing
+    from policies.pacing import PacingPolicy, read_habits
+
+    return PacingPolicy(setting.table, read_habits(path or _shipped("pacing", "habits", setting)), setting.hour)
+
+
+def _price(path: str, setting: Setting) -> Policy:
+    from policies.price import PricePolicy
+
+    return PricePolicy.load(path or _shipped("price", "price", setting), setting.hour)
+
+
+def _shipped(policy: str, what: str, setting: Setting) -> str:
+    """The camera's file. Raises ConfigError on another device."""
+    import policies
     from simulators.device import read_device
 
-    if not path:
-        if setting.scenario.device != read_device("camera"):
-            raise ConfigError("pacing: the habits that are shipped are the camera's; give yours as pacing:HABITS.npz")
-        path = f"{policies.pacing.__file__.rpartition('/')[0]}/trained/camera-habits.npz"
-    return policies.pacing.PacingPolicy(setting.table, policies.pacing.read_habits(path), setting.hour)
+    if setting.scenario.device != read_device("camera"):
+        raise ConfigError(f"{policy}: what is shipped is the camera's; give yours as {policy}:FILE.npz")
+    return f"{policies.__file__.rpartition('/')[0]}/trained/camera-{what}.npz"
 
 
 def _lyapunov(numbers: str, setting: Setting) -> Policy:
@@ -89,6 +103,7 @@ POLICIES: dict[str, Callable[[str, Setting], Policy]] = {
     "fixed": _fixed,
     "threshold": _threshold,
     "pacing": _pacing,
+    "price": _price,
     "lyapunov": _lyapunov,
     "learned": _learned,
     "oracle": _oracle,

@@ -60,6 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     day.add_argument("--start-hour", type=_hour, default=0.0, metavar="H", help="when the trace begins; default 0")
     day.add_argument("--charge", type=_share, metavar="0..1", help="at the start; default: that of the trace, or full")
     day.add_argument("--rate", type=positive, metavar="R", help="requests a second, the mean; default: the device's")
+    day.add_argument("--requests", metavar="FILE.csv", help="recorded times of requests (see simulators.arrivals)")
     day.add_argument("--step", type=positive, default=60.0, metavar="S", help="seconds between decisions; default 60")
     add_seed(parser)
     run = parser.add_argument_group("inference")
@@ -122,14 +123,18 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
 
 
 def _day(args: argparse.Namespace, device: Device) -> Day:
+    from simulators.arrivals import read_arrivals
     from simulators.day import generated_day, recorded_day
     from simulators.traces import read
 
+    if args.requests is not None and args.rate is not None:
+        args.usage_error("--rate makes requests up, and --requests gives those recorded: give one of them")
+    arrival_s = None if args.requests is None else read_arrivals(args.requests)
     if args.trace is None:
         charge = 1.0 if args.charge is None else args.charge
-        return generated_day(device, args.day, args.seed, args.step, args.rate, charge)
-    start_s = args.start_hour * 3600
-    return recorded_day(read(args.trace), device, args.seed, args.step, args.rate, args.charge, start_s)
+        return generated_day(device, args.day, args.seed, args.step, args.rate, charge, arrival_s)
+    start_s, drawn = args.start_hour * 3600, (args.seed, args.step, args.rate, args.charge)
+    return recorded_day(read(args.trace), device, *drawn, start_s, arrival_s=arrival_s)
 
 
 def _samples(args: argparse.Namespace, model: Model, requests: int) -> Samples:

@@ -1,10 +1,11 @@
 """Trains a policy on days of simulated devices, and writes a network that runs on a device.
 
     python -m policies.train ppo --out camera-ppo.npz --checkpoint ppo.zip --tensorboard runs
+    python -m policies.train price --out camera-price.npz --train-devices 2048 --checkpoint price.checkpoint
     python -m policies.train habits --out camera-habits.npz --train-devices 2048
 
-PPO and DQN go on from the checkpoint if it is there; `habits` counts what pacing goes by. At the end the policy is
-played on held-out devices, beside the fixed operating points.
+PPO, DQN and `price` go on from the checkpoint if it is there; `habits` counts what pacing goes by. At the end the
+policy is played on held-out devices, beside the fixed operating points.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m policies.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("algorithm", choices=("ppo", "dqn", "habits"))
+    parser.add_argument("algorithm", choices=("ppo", "dqn", "price", "habits"))
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.npz")
-    parser.add_argument("--steps", type=int, default=900_000, help="of all devices together")
+    parser.add_argument("--steps", type=int, default=900_000, help="of ppo and dqn, of all devices together")
+    parser.add_argument("--rounds", type=int, default=3, help="of price")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-devices", type=int, default=1024, help="devices whose days are drawn")
     parser.add_argument("--evaluate-every", type=int, default=73_728, metavar="STEPS")
     parser.add_argument("--held-out", type=int, default=256, help="devices of the final evaluation")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE.zip")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE")
     parser.add_argument("--tensorboard", type=Path, metavar="FOLDER")
     args = parser.parse_args(arguments)
-    for name in ("steps", "train_devices", "evaluate_every", "held_out"):
+    for name in ("steps", "rounds", "train_devices", "evaluate_every", "held_out"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     try:
@@ -45,12 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from policies.evaluate import fixed, of_policy, play, starts
-    from policies.train.days import days_of
+    from policies.train.days import lives_of
 
-    policy, curve = _habits(args) if args.algorithm == "habits" else _learn(args)
-    held_out = days_of("held_out", args.held_out)
+    train = {"habits": _habits, "price": _price}.get(args.algorithm, _learn)
+    policy, curve = train(args)
+    before, held_out = lives_of("held_out", args.held_out)
     charge = starts(held_out, seed=0)
-    played = play(held_out, charge, of_policy(policy))
+    played = play(held_out, charge, of_policy(policy, before))
     result = {
         "file": str(args.out),
         "validation": curve,
@@ -74,6 +77,15 @@ def _habits(args: argparse.Namespace) -> tuple[PointPolicy, list[tuple[int, floa
     habits = habits_of(scenario)
     habits.write(args.out)
     return PacingPolicy(PointTable.of(scenario.costs, scenario.device.memory_bytes), habits), []
+
+
+def _price(args: argparse.Namespace) -> tuple[PointPolicy, list[tuple[int, float]]]:
+    from policies.price import PricePolicy
+    from policies.train import price
+
+    model, curve = price.train(price.Run(args.rounds, args.seed, args.train_devices, args.checkpoint))
+    model.save(args.out)
+    return PricePolicy(model), curve
 
 
 def _learn(args: argparse.Namespace) -> tuple[PointPolicy, list[tuple[int, float]]]:

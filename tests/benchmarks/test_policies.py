@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.policies import interval, judge, share_of_gain, summary
+from benchmarks.policies import as_usual, interval, judge, share_of_gain, summary
 from policies.evaluate import Played
+from tests.simulators.worlds import busy_days, scenario
 
 
 def played(returns: list[float], off: list[float]) -> Played:
@@ -34,10 +35,18 @@ def test_days_kept_are_of_those_that_the_oracle_keeps() -> None:
         "b": [played([2, 2], [1, 1]), played([2, 2], [1, 1])],
         "threshold": [played([1, 1], [0, 0]), played([1, 1], [0, 0])],
         "pacing": [played([3, 3], [0, 0]), played([3, 3.5], [0, 1])],
+        "price": [played([3.5, 3.5], [0, 0]), played([3.5, 3.5], [0, 0])],
         "oracle": [played([4, 4], [0, 5]), played([4, 4], [0, 0])],
     }
     found = summary(nights, ("a", "b"))
     assert found["best_fixed"] == "b" and found["days_the_oracle_keeps"] == 0.75
     kept = {name: row["days_kept"] for name, row in found["policies"].items()}
-    assert kept == {"a": 1.0, "b": 0.0, "threshold": 1.0, "pacing": 0.6667, "oracle": 1.0}
-    assert judge({**found, "decision_us": {}}, []) == 1  # too many days are lost, and too little is gained
+    assert kept == {"a": 1.0, "b": 0.0, "threshold": 1.0, "pacing": 0.6667, "price": 1.0, "oracle": 1.0}
+    assert judge({**found, "decision_us": {}}) == 1  # pacing loses too many days
+
+
+def test_a_plan_that_is_not_told_a_column_is_told_what_is_usual() -> None:
+    training, lived = scenario(busy_days(5, 12)), scenario(busy_days(2, 12))
+    found = as_usual(lived, training, ("requests",)).days
+    np.testing.assert_allclose(found.requests, np.tile(training.days.requests.mean(0), (2, 1)))
+    np.testing.assert_array_equal(found.charging, lived.days.charging)

@@ -104,6 +104,40 @@ def test_bad_traces(simulate, tmp_path, rows, words):
     assert not (tmp_path / "r.html").exists()
 
 
+def test_recorded_requests(simulate, tmp_path):
+    requests, trace = tmp_path / "requests.csv", tmp_path / "day.csv"
+    requests.write_text("t_s\n" + "".join(f"{10 * i}\n" for i in range(400)))
+    trace.write_text("t_s,state_of_charge,charging\n0,0.9,0\n60,0.9,0\n120,0.9,0\n180,0.9,0\n")
+    whole = simulate("--requests", requests, "--step", "3600", "--policy", "fixed:w8a8", "--json").json
+    assert whole["policies"]["fixed:w8a8"]["requests"] == 400
+    assert any("400 of 400" in note for note in whole["notes"])
+    part = simulate("--requests", requests, "--trace", trace, "--policy", "fixed:w8a8", "--json").json
+    assert part["policies"]["fixed:w8a8"]["requests"] == 24  # in four minutes
+    both = simulate("--requests", requests, "--rate", "1")
+    assert both.code == 2 and "give one of them" in both.err
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("", "line 1 must be the header 't_s'"),
+        ("time\n1\n", "line 1 must be the header 't_s'"),
+        ("t_s\n\n", "no requests"),
+        ("t_s\n1\nsoon\n", "line 3: 'soon' is not a number"),
+        ("t_s\n1\nnan\n", "line 3: must be a finite number"),
+        ("t_s\n-1\n", "line 2: must be a finite number"),
+        ("t_s\n5\n\n4\n", "line 4: 4 s is before the request above it, 5 s"),
+        ("t_s\n90000\n", "all 1 come after the day"),
+    ],
+)
+def test_bad_requests(simulate, tmp_path, rows, words):
+    path = tmp_path / "requests.csv"
+    path.write_text(rows)
+    called = simulate("--requests", path)
+    assert called.code == 1 and words in called.err
+    assert str(path) in called.err or "after the day" in words
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
@@ -124,6 +158,15 @@ def test_bad_traces(simulate, tmp_path, rows, words):
 def test_wrong_arguments(simulate, options, code, words):
     called = simulate(*options)
     assert called.code == code and words in called.err
+
+
+@pytest.mark.parametrize("policy", ["price", "pacing"])
+def test_what_is_shipped_is_the_camera_s(simulate, tmp_path, policy):
+    other = tmp_path / "other.yaml"
+    camera = (PROFILES / "devices" / "camera.yaml").read_text()
+    other.write_text(camera.replace("battery_capacity_ah: {value: 0.1", "battery_capacity_ah: {value: 0.2"))
+    called = simulate("--policy", policy, "--device", other)
+    assert called.code == 1 and f"{policy}: what is shipped is the camera's" in called.err
 
 
 GRID = """

@@ -14,17 +14,18 @@ import pytest
 from caq.context import Context
 from caq.errors import ConfigError
 from caq.runtime import Runtime
-from policies import LearnedPolicy, LyapunovPolicy, PacingPolicy
+from policies import LearnedPolicy, LyapunovPolicy, PacingPolicy, PricePolicy
 from policies.evaluate import of_policy, play
 from policies.seen import PointPolicy
 from tests.fake_engine import FakeEngine, point
-from tests.policies.worlds import CAMERA, habits, network, seen, through_contexts
+from tests.policies.worlds import CAMERA, habits, model, network, seen, through_contexts
 from tests.simulators.worlds import busy_days, scenario
 
 MAKERS: dict[str, Callable[..., PointPolicy]] = {
     "learned": lambda clock=None, **_: LearnedPolicy(network(), clock),
     "lyapunov": lambda clock=None, **_: LyapunovPolicy(CAMERA, 1300.0, 1.0, 2.0, clock),
     "pacing": lambda clock=None, **_: PacingPolicy(CAMERA, habits(), clock),
+    "price": lambda clock=None, **_: PricePolicy(model(), clock),
 }
 OFFERED = tuple(point(name) for name in CAMERA.names)
 NOW: dict[str, Any] = {
@@ -65,7 +66,7 @@ def test_points_that_the_artifact_lacks(make: Callable[..., PointPolicy]) -> Non
         make(lambda: 0.0).check(OFFERED[:-1])
 
 
-@pytest.mark.parametrize("name", ["lyapunov", "pacing"])
+@pytest.mark.parametrize("name", ["lyapunov", "pacing", "price"])
 def test_without_charge_the_point_is_held(name: str) -> None:
     context = Context.from_values(**NOW | {"state_of_charge": None})
     decision = MAKERS[name](lambda: 0.0).select(context, OFFERED, "saver")

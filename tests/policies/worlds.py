@@ -12,6 +12,9 @@ from policies.evaluate import Chooser, one_by_one
 from policies.learned import INPUTS, Network
 from policies.pacing import Habits
 from policies.points import PointTable
+from policies.price import INPUTS as SITUATION
+from policies.price import PriceModel
+from policies.recall import Usual
 from policies.seen import PointPolicy, Seen
 from simulators.device import read_device, read_points
 from simulators.envs import Scenario
@@ -45,6 +48,28 @@ def network(seed: int = 0, **changes: Any) -> Network:
         "fallback": "w4a4",
     }
     return Network(**made | changes)
+
+
+def model(seed: int = 0, **changes: Any) -> PriceModel:
+    """Prices of random weights, dearer the less charge there is; trained on everything that a device can meet."""
+    rng = np.random.default_rng(seed)
+    sizes = (len(SITUATION), 16, 1)
+    weights = [0.3 * rng.standard_normal(shape).astype(np.float32) for shape in pairwise(sizes)]
+    weights[0][0], weights[1] = -0.5, 0.1 * np.abs(weights[1])
+    made: dict[str, Any] = {
+        "source": "random",
+        "points": CAMERA,
+        "weights": tuple(weights),
+        "biases": (np.full(16, 0.5, np.float32), np.zeros(1, np.float32)),
+        "activation": "relu",
+        "low": np.full(len(SITUATION), -10, np.float32),
+        "high": np.full(len(SITUATION), 10, np.float32),
+        "usual": Usual(np.full(24, 30.0), 0.4),
+        "idle_power_w": 0.006,
+        "switch_cost": 0.01,
+        "fallback": "w4a4",
+    }
+    return PriceModel(**made | changes)
 
 
 def habits(**changes: Any) -> Habits:

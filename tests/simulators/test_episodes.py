@@ -20,6 +20,15 @@ def test_a_device_has_its_day_in_whatever_company() -> None:
     assert not np.array_equal(episodes(5, seed=4).requests, many.requests)
 
 
+def test_days_in_a_row_begin_with_the_first() -> None:
+    one, three = episodes(3, seed=3), episodes(3, seed=3, days=3)
+    assert three.steps == 3 * one.steps
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(three.cut(0, one.steps), name), getattr(one, name))
+        assert name == "ambient_c" or not np.array_equal(getattr(three.cut(288, 576), name), getattr(one, name))
+    assert three.cut(12, 24).start_s == 3600 and three.cut(288, 576).start_s == 0
+
+
 def test_generated_days_are_what_was_asked_for() -> None:
     days = episodes(64, seed=0, step_s=600, requests_per_s=2.0)
     assert days.generated and (len(days), days.steps) == (64, 144)

@@ -1,0 +1,214 @@
+"""A learned price of charge: what a joule is likely to be worth later, by a small network, and the best point at it.
+
+    policy = PricePolicy.load("camera-price.npz")
+    with caq.Runtime("x.caq", policy) as runtime: ...
+
+Each step the policy takes the point that maximises `accuracy - price * energy`, as pacing does; the price is learned
+(`policies.train.price`). It is the mean, over training devices in situations like this one, of what a joule more would
+have returned in the rest of the day: the costate of optimal control (Bertsekas, "Dynamic Programming and Optimal
+Control", 4th ed. 2017, sec. 3.3). A situation is what a device can know: charge, charger, hour, and what it remembers
+of its charger and its requests (`policies.recall`).
+
+Requests are measured by the power beyond idle over the energy of the active point. Points that do not fit in memory are
+not considered. A point is kept unless another one gains more, of the requests that are usual at the hour, than the
+change costs. Where a situation lies outside of those it was trained on, the fallback is taken, and the reason says why.
+
+The file is an uncompressed .npz without pickled objects, of the arrays in `_KEYS` and the layers, as in
+`policies.learned`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caq.errors import ConfigError, VersionError, WeightsError, nearest
+from policies.arrays import read_arrays, write_arrays
+from policies.mlp import Floats, check_layers, check_range, forward, named
+from policies.points import PointTable
+from policies.recall import HOURS, NAMES, Recall, Usual
+from policies.seen import PointPolicy, Seen, local_hour
+
+VERSION = 1
+INPUTS = ("state_of_charge", "charging", "hour_sin", "hour_cos", "hour", *NAMES)
+#: A situation may be that far beyond those of training, of the width of an input's range.
+SLACK = 0.05
+#: Of the mean rate of requests, so that a quiet hour does not hold a point for ever.
+LEAST_BUSY = 0.05
+_NUMBERS = ("charging", "idle_power_w", "switch_cost")
+_KEYS = (
+    "version", "source", "activation", "low", "high", "fallback", "points", "accuracy", "energy_j", "memory", "rate",
+    *_NUMBERS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class PriceModel:
+    """weights, biases: of each layer, (inputs, outputs) and (outputs,) float32, from the inputs to the price of a
+    millijoule in correct answers. activation: tanh or relu, between layers. low, high: (14,) range of the inputs in
+    training. usual: of the devices it was trained on. idle_power_w: drawn without requests, >= 0. switch_cost: of a
+    change of the point, >= 0, in correct answers over those asked for in the mean time between two decisions. fallback:
+    name of the point to take outside the range. Raises ConfigError that names the array."""
+
+    source: str
+    points: PointTable
+    weights: tuple[Floats, ...]
+    biases: tuple[Floats, ...]
+    activation: str
+    low: Floats
+    high: Floats
+    usual: Usual
+    idle_power_w: float
+    switch_cost: float
+    fallback: str
+
+    def __post_init__(self) -> None:
+        if self.fallback not in self.points.names:
+            raise ConfigError(
+                f"fallback: no operating point {self.fallback!r}{nearest(self.fallback, self.points.names)}"
+            )
+        for name in ("idle_power_w", "switch_cost"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ConfigError(f"{name}: must be at least 0, not {getattr(self, name)}")
+        check_layers(self.weights, self.biases, self.activation, len(INPUTS), 1)
+        check_range(self.low, self.high, len(INPUTS))
+
+    def price(self, inputs: Floats) -> Floats:
+        """(N,) of a millijoule, in correct answers, at least 0; inputs (N, 14)."""
+        return np.maximum(forward(inputs, self.weights, self.biases, self.activation)[:, 0], np.float32(0))
+
+    def save(self, path: str | Path) -> None:
+        """Writes a file that `read_price` reads."""
+        points = self.points
+        write_arrays(
+            path,
+            version=np.int64(VERSION),
+            source=np.array(self.source),
+            activation=np.array(self.activation),
+            fallback=np.array(self.fallback),
+            points=np.array(points.names),
+            accuracy=points.accuracy,
+            energy_j=points.energy_j,
+            memory=points.memory,
+            low=self.low,
+            high=self.high,
+            rate=self.usual.rate,
+            charging=np.float64(self.usual.charging),
+            idle_power_w=np.float64(self.idle_power_w),
+            switch_cost=np.float64(self.switch_cost),
+            **named(self.weights, self.biases),
+        )
+
+
+def read_price(path: str | Path) -> PriceModel:
+    """Reads a file of `PriceModel.save`. Raises WeightsError that names the file and the array, VersionError on a file
+    of another version."""
+    arrays = read_arrays(path)
+    if (version := arrays.number("version")) != VERSION:
+        raise VersionError(f"{path}: version {version:g} is not read by this caq, which reads version {VERSION}")
+    layers = sum(name.startswith("weight_") for name in arrays)
+    arrays.expect({*_KEYS, *(f"{kind}_{i}" for i in range(layers) for kind in ("weight", "bias"))})
+    try:
+        columns = (arrays.floats(name) for name in ("accuracy", "energy_j", "memory"))
+        return PriceModel(
+            arrays.text("source"),
+            PointTable(arrays.texts("points"), *columns),
+            tuple(arrays.floats(f"weight_{i}") for i in range(layers)),
+            tuple(arrays.floats(f"bias_{i}") for i in range(layers)),
+            arrays.text("activation"),
+            arrays.floats("low"),
+            arrays.floats("high"),
+            Usual(arrays.floats("rate"), arrays.number("charging")),
+            arrays.number("idle_power_w"),
+            arrays.number("switch_cost"),
+            arrays.text("fallback"),
+        )
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def inputs(
+    state_of_charge: NDArray[np.float64], charging: NDArray[np.float64], hour: NDArray[np.float64], recall: Recall
+) -> Floats:
+    """(N, 14) float32 rows of INPUTS; charge and charger 0..1, hour 0..24, (N,) each."""
+    found = np.empty((len(INPUTS), len(hour)), np.float32)
+    angle = hour * (2 * np.pi / 24)
+    found[0] = state_of_charge
+    found[1] = charging
+    found[2] = np.sin(angle)
+    found[3] = np.cos(angle)
+    found[4] = hour / 24
+    recall.inputs(found[5:])
+    return found.T
+
+
+class PricePolicy(PointPolicy):
+    """See the module. Without power or time it goes by what it remembers."""
+
+    needed = ("state_of_charge", "charging")
+    fields = ("state_of_charge", "charging", "power_w", "time_s", "memory_available")
+
+    def __init__(self, model: PriceModel, clock: Callable[[], float] = local_hour) -> None:
+        self.model = model
+        self._fallback = model.points.names.index(model.fallback)
+        slack = SLACK * (model.high - model.low)
+        self._low, self._high = model.low - slack, model.high + slack
+        self._minus_mj = model.points.energy_j * -1e3
+        # (25, P + 1, P) accuracy, and what it gains to stay at the active point, by the hour: the fewer requests are
+        # usual, the less another one could gain instead. The last row is for a point that is not known.
+        rate = model.usual.rate[np.arange(HOURS + 1) % HOURS]
+        busy = np.maximum(rate / model.usual.rate.mean(), LEAST_BUSY)
+        stay = (model.switch_cost / busy)[:, None, None] * np.eye(len(model.points) + 1)[:, :-1]
+        self._base = model.points.accuracy + stay
+        super().__init__(model.points, clock)
+
+    @classmethod
+    def load(cls, path: str | Path, clock: Callable[[], float] = local_hour) -> PricePolicy:
+        """Raises what `read_price` raises."""
+        return cls(read_price(path), clock)
+
+    def start(self, devices: int) -> None:
+        self._recall = Recall(self.model.usual, devices)
+        self._seen_s = np.full(devices, np.nan)
+        self._inside: NDArray[np.bool_]
+        self._inputs: Floats
+        self._price: Floats
+
+    def _remember(self, seen: Seen) -> None:
+        idle_w = self.model.idle_power_w
+        beyond = seen.power_w - idle_w
+        # Less than idle is drawn by a device that is off: what was asked of it then, it does not know.
+        measured = (beyond >= -0.5 * idle_w) & (seen.current >= 0)
+        rate = np.fmax(beyond, 0.0) / self.points.energy_j[seen.current]
+        self._recall.note(seen.time_s - self._seen_s, seen.hour, seen.charging, rate, measured)
+        self._seen_s = seen.time_s
+
+    def choose(self, seen: Seen) -> NDArray[np.intp]:
+        self._remember(seen)
+        self._inputs = x = inputs(seen.state_of_charge, seen.charging, seen.hour, self._recall)
+        self._inside = (x >= self._low) & (x <= self._high)
+        self._price = self.model.price(x)
+        worth = self._price[:, None] * self._minus_mj
+        worth += self._base[seen.hour.astype(np.intp), seen.current]
+        short = self.points.memory > seen.memory_available[:, None]
+        lacks = np.count_nonzero(short)  # much faster than any()
+        if lacks:
+            worth[short] = -np.inf
+        chosen = worth.argmax(1)
+        if np.count_nonzero(self._inside) < x.size:
+            chosen[~self._inside.all(1)] = self._fallback
+        return self.points.fitting(chosen, seen.memory_available) if lacks else chosen
+
+    def reason(self, seen: Seen) -> str:
+        if self._inside[0].all():
+            return f"charge {seen.state_of_charge[0]:.2f}: a millijoule is worth {self._price[0]:.2f} answers later"
+        outside = [
+            f"{name} {value:.2f} ({low:.2f}..{high:.2f})"
+            for name, value, low, high in zip(INPUTS, self._inputs[0], self._low, self._high, strict=True)
+            if not low <= value <= high
+        ]
+        return f"outside of what it was trained on: {', '.join(outside)}; {self.model.fallback} is the fallback"
