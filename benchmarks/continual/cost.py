@@ -2,7 +2,7 @@
 
     python -m benchmarks.continual.cost
 
-A step is a batch of 20 samples at 2, 4 and 8 bits together, on a ResNet-8 for 32 x 32 x 3 images, with a core set of 20.
+A step is a batch of 20 samples at 2, 4 and 8 bits together, on ResNet-8 for 32 x 32 x 3 images, with a core set of 20.
 Network and samples are drawn from a seed and not trained, which changes no time. Milliseconds are of one CPU (processor
 time of the one thread, so that other work on the machine does not count), the mean of STEPS steps after a first one,
 which measures the source and is told apart; turning what was learnt into a model to run is part of a step. Memory is in

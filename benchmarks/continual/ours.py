@@ -35,5 +35,6 @@ def random_core(start: Start) -> Start:
     """With a core set that is drawn from the training data at random, whatever they miss and are."""
     x, y = start.train
     none, core = np.zeros((len(start.core.widths), len(y)), np.uint8), start.core
-    drawn = CoreSet.select(x, y, none, core.widths, size=len(core), per_class=0, seed=start.seed)
+    # Another seed than that of the core, which would be drawn alike if nothing is missed.
+    drawn = CoreSet.select(x, y, none, core.widths, size=len(core), per_class=0, seed=1000 + start.seed)
     return replace(start, core=drawn)

@@ -80,5 +80,5 @@ def _flip_kernels(error: NDArray[np.float64]) -> None:
     """Flips, in place, one element of each of the kernels (C, K) of a channel that are furthest off."""
     sums = error.sum(1)
     sign, count = _flips(float(sums.sum()))
-    for kernel in error[np.argsort(-sign * sums, kind="stable")[:count]]:
-        kernel[np.argmax(sign * kernel)] -= sign
+    for i in np.argsort(-sign * sums, kind="stable")[:count]:
+        error[i, np.argmax(sign * error[i])] -= sign
