@@ -1,11 +1,11 @@
 """Continual calibration beside its peers, on the same streams with the same bytes of core set, at 2, 4 and 8 bits.
 
-    python -m benchmarks.continual --folder DATA --cifar10 cifar10.npz --protocols usc_had --seeds 0
+    python -m benchmarks.continual --folder DATA --protocols usc_had kws12 cifar10 --seeds 0
 
-Streams are those of benchmarks.calibrate_streams and benchmarks.continual.images, methods those of
-benchmarks.continual.methods. Each is measured after every batch by the integer engine, on the target's test half and on
-the source's: peers in torch are lowered to integers first. Their settings were chosen on another person
-(benchmarks.continual.choose), nothing was chosen on what is reported.
+DATA has the folder usc_had, kws12.npz and cifar10.npz. Streams are those of benchmarks.calibrate_streams and of
+benchmarks.continual.noisy, methods those of benchmarks.continual.methods. Each is measured after every batch by the
+integer engine, on the target's test half and on the source's: peers in torch are lowered to integers first. Their
+settings were chosen on another person (benchmarks.continual.choose), nothing was chosen on what is reported.
 
 Trained sources and finished rows are kept in --cache, rows by their settings; --methods asks for fewer. What is there
 for the seeds goes to benchmarks/results/continual_PROTOCOL.json, with a picture of it.
@@ -79,8 +79,7 @@ def collect(cache: Path, protocol: str, seeds: Sequence[int]) -> list[dict[str, 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="has usc_had/ and speech_commands_kws12/")
-    parser.add_argument("--cifar10", type=Path, default=Path("cifar10.npz"))
+    parser.add_argument("--folder", type=Path, required=True, help="has usc_had/, kws12.npz and cifar10.npz")
     parser.add_argument("--cache", type=Path, default=Path("runs/continual"))
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=["usc_had"])
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
@@ -91,7 +90,7 @@ def main() -> int:
         wanted = [(s, m) for s in args.seeds for m in args.methods if not row_path(args.cache, name, s, m).exists()]
         with progress(name, len(wanted)) as advance:
             for seed in dict.fromkeys(seed for seed, _ in wanted):
-                protocol = protocol_of(name, args.folder, args.cifar10, args.cache, False, seed)
+                protocol = protocol_of(name, args.folder, args.cache, seed)
                 start = start_of(protocol, seed)
                 for method in [m for s, m in wanted if s == seed]:
                     rows = follow(protocol, start, METHODS[method])
@@ -105,7 +104,7 @@ def write(protocol: str, seeds: Sequence[int], rows: list[dict[str, Any]]) -> No
     """The results of a protocol, and their picture."""
     lines = table(rows)
     result = {
-        "command": f"python -m benchmarks.continual --folder DATA --cifar10 cifar10.npz --protocols {protocol} "
+        "command": f"python -m benchmarks.continual --folder DATA --protocols {protocol} "
         f"--seeds {' '.join(map(str, seeds))}",
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
         "hours_of_steps": round(sum(row["seconds"] for row in rows) / 3600, 2),

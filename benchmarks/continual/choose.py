@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibrate_streams import WIDTHS
+from benchmarks.calibrate_streams import DEV, WIDTHS, usc_had
 from benchmarks.continual.forward import ZerothOrder, ZerothOrderSettings
 from benchmarks.continual.methods import METHODS, backprop
 from benchmarks.continual.start import Method, Start
-from benchmarks.continual.stream import follow, last, protocol_of, start_of
+from benchmarks.continual.stream import follow, last, start_of
 from caq.progress import progress
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="has usc_had/")
     parser.add_argument("--cache", type=Path, default=Path("runs/continual"))
     args = parser.parse_args()
-    protocol = protocol_of("usc_had", args.folder, Path(), args.cache, dev=True, seed=0)
+    protocol = usc_had(args.folder, args.cache, DEV, seed=0)
     protocol = replace(protocol, streams=protocol.streams[:1])
     start, rows = start_of(protocol, 0), []
     tried = list(candidates())

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.calibrate_streams import DEV, REPORTED, WIDTHS, Part, Protocol, kws12, usc_had
-from benchmarks.continual.images import cifar10
+from benchmarks.calibrate_streams import REPORTED, WIDTHS, Part, Protocol, usc_had
+from benchmarks.continual.noisy import cifar10, kws12
 from benchmarks.continual.start import Codes, Method, Start, accuracy
 from caq.calibration.calibrator import make_core
 from caq.calibration.sets import coded
@@ -23,19 +23,19 @@ CORE = 60
 PROTOCOLS = ("usc_had", "usc_had_inception_time", "kws12", "cifar10")
 
 
-def protocol_of(name: str, folder: Path, images: Path, cache: Path, dev: bool, seed: int) -> Protocol:
+def protocol_of(name: str, folder: Path, cache: Path, seed: int) -> Protocol:
     """One of PROTOCOLS; trains its source if it is not in `cache`.
 
-    folder: has usc_had/ and speech_commands_kws12/; images: cifar10.npz; dev: the streams that choices are made on.
+    folder: has the folder usc_had, kws12.npz and cifar10.npz, as far as they are needed.
     """
     if name not in PROTOCOLS:
         raise ConfigError(f"no protocol {name!r}; known: {', '.join(PROTOCOLS)}")
     if name == "kws12":
-        return kws12(folder, cache, dev, seed)
+        return kws12(folder / "kws12.npz", cache, seed)
     if name == "cifar10":
-        return cifar10(images, cache, dev, seed)
+        return cifar10(folder / "cifar10.npz", cache, seed)
     network = "inception_time" if name == "usc_had_inception_time" else "resnet8"
-    return usc_had(folder, cache, DEV if dev else REPORTED, seed, network)
+    return usc_had(folder, cache, REPORTED, seed, network)
 
 
 def start_of(protocol: Protocol, seed: int, size: int = CORE) -> Start:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import torch
 
 from benchmarks.calibrate_streams import Part, Phase, Protocol
 from benchmarks.continual import __main__ as command
-from benchmarks.continual import backprop, cost
+from benchmarks.continual import backprop, cost, noisy
 from benchmarks.continual.forward import BiasCorrection, ZerothOrder, ZerothOrderSettings
 from benchmarks.continual.memory import Memory, as_inputs
 from benchmarks.continual.methods import BACKPROP, METHODS
@@ -27,7 +28,8 @@ from benchmarks.continual.plot import DRAWN, curves, plot
 from benchmarks.continual.sources import Source
 from benchmarks.continual.squant import flipped, stored_codes
 from benchmarks.continual.start import accuracy, run
-from benchmarks.continual.stream import follow, last, start_of
+from benchmarks.continual.stream import follow, last, protocol_of, start_of
+from benchmarks.corruptions import SEVERITIES
 from caq.calibration.cuts import Cut, measure_outputs
 from caq.data import from_arrays
 from caq.errors import ConfigError
@@ -252,6 +254,35 @@ def test_rows_table_and_picture(protocol, start, tmp_path, monkeypatch):
     (tmp_path / "rows").mkdir()
     command.row_path(tmp_path, "waves", 0, "ours").write_text(json.dumps([{"phase": "p"}]))
     assert command.collect(tmp_path, "waves", [0]) == [{"seed": 0, "method": "ours", "phase": "p"}]
+
+
+def test_noise_and_corruptions_come_one_after_the_other(tmp_path, monkeypatch):
+    pytest.importorskip("scipy")
+    monkeypatch.setattr(noisy, "Source", lambda *args: SimpleNamespace(args=args, model=lambda: None))
+    monkeypatch.setattr(noisy, "STREAMED", 20)
+    monkeypatch.setattr(noisy, "TESTED", 10)
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (1040, 8, 8, 3)).astype(np.uint8), np.arange(1040) % 3
+    np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x[:40], y_test=y[:40])
+    images = protocol_of("cifar10", tmp_path, tmp_path, 0)
+    assert [phase.name for phase in images.streams[0]] == list(SEVERITIES)
+    words = np.arange(40).repeat(6).reshape(40, 3, 2).astype(np.uint8)
+    x_test, levels = np.concatenate([words + 50 * i for i in range(4)]).astype(np.uint8), np.repeat(np.arange(4), 40)
+    arrays = {"x_train": words, "y_train": np.arange(40) % 3, "domain_train": np.zeros(40, int)}
+    np.savez(tmp_path / "kws12.npz", **arrays, x_test=x_test, y_test=np.tile(np.arange(40) % 3, 4), domain_test=levels)
+    speech = protocol_of("kws12", tmp_path, tmp_path, 0)
+    assert [phase.name for phase in speech.streams[0]] == ["20 dB", "10 dB", "0 dB"]
+    streamed = []
+    for i, phase in enumerate(speech.streams[0], 1):
+        word = np.concatenate([batch.x[:, 0, 0, 0] for batch in phase.batches]) - 50 * i
+        tested = phase.test.x[:, 0, 0, 0] - 50 * i
+        assert len(phase.batches) == 10 and sorted([*word, *tested]) == list(range(40))
+        assert (np.concatenate([batch.y for batch in phase.batches]) == word % 3).all()
+        np.testing.assert_array_equal(speech.source_test.x[:, 0, 0, 0], tested)
+        streamed.append(tuple(word))
+    assert len(set(streamed)) == 3 and len({frozenset(words) for words in streamed}) == 1
+    with pytest.raises(ConfigError, match="no protocol 'kws'"):
+        protocol_of("kws", tmp_path, tmp_path, 0)
 
 
 def test_no_source_no_stream(protocol):
