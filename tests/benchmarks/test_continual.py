@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.calibrate_streams import Part, Phase, Protocol
 from benchmarks.continual import __main__ as command
-from benchmarks.continual import backprop, cost, noisy
+from benchmarks.continual import backprop, bars, cost, noisy
 from benchmarks.continual.forward import BiasCorrection, ZerothOrder, ZerothOrderSettings
 from benchmarks.continual.memory import Memory, as_inputs
 from benchmarks.continual.methods import BACKPROP, METHODS
@@ -283,6 +283,32 @@ def test_noise_and_corruptions_come_one_after_the_other(tmp_path, monkeypatch):
     assert len(set(streamed)) == 3 and len({frozenset(words) for words in streamed}) == 1
     with pytest.raises(ConfigError, match="no protocol 'kws'"):
         protocol_of("kws", tmp_path, tmp_path, 0)
+
+
+def test_bars_are_met_at_every_width_or_not():
+    def line(method, target, source):
+        keys = {f"target w{w}": target + i for i, w in enumerate(WIDTHS)} | {f"source w{w}": source for w in WIDTHS}
+        return {"method": method, **keys}
+
+    a = [line("ours", 70, 88), line("none", 60, 90), line("bn", 66, 80), line("lsq", 75, 85)]
+    b = [line("ours", 70, 90), line("none", 60, 90), line("bn", 73, 80)]
+    found = bars.accuracy_bars({"a": a, "b": b}, "ours")
+    assert found["target above no adaptation"] == {
+        "met": True,
+        "least": 0,
+        "a": [10] * 3,
+        "b": [10] * 3,
+        "mean": [10] * 3,
+    }
+    assert found["target above batch norm"]["met"] and found["target above batch norm"]["mean"] == [0.5] * 3
+    assert not found["target within 2 points of LSQ on the same core"]["met"]
+    assert found["source loses at most 2 points"]["met"] and "target within 2 points of experience replay" not in found
+    b[0]["target w4"] -= 10
+    found = bars.accuracy_bars({"a": a, "b": b}, "ours")
+    assert not found["target above batch norm"]["met"]
+    ratios = {f"ours_over_its_{what}": 0.2 for what in bars.COSTS}
+    costs = bars.cost_bars({"er": ratios, "lsq": ratios})
+    assert [row["met"] for row in costs.values()] == [False, True, True]
 
 
 def test_no_source_no_stream(protocol):
