@@ -76,7 +76,7 @@ class ZerothOrderSettings:
     core set."""
 
     steps: int = 30
-    rate: float = 1e-3
+    rate: float = 1e-2
     distance: float = 1e-2
     largest: float = 10.0
     batch: int = 40
