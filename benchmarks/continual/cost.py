@@ -36,6 +36,8 @@ from caq.calibration.sets import coded
 from caq.progress import progress
 
 RESULTS = Path(__file__).parent.parent / "results"
+#: All but those that do nothing in a step.
+MEASURED = [name for name in METHODS if name not in ("none", "squant")]
 WIDTHS = (2, 4, 8)
 STEPS, BATCH, CORE, SIDE = 2, 20, 20, 32
 
@@ -103,10 +105,9 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+def measure(folder: Path, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """The least time of some rounds, in turns, and the largest memory."""
     found: dict[str, dict[str, float]] = {}
-    names = [name for name in METHODS if name not in ("none", "squant")]  # which do nothing in a step
     with progress("cost", rounds * len(names)) as advance:
         for _ in range(rounds):
             for name in names:
@@ -138,6 +139,7 @@ def ratios(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1, help="the least time of so many")
+    parser.add_argument("--methods", nargs="+", choices=MEASURED, default=MEASURED, help="beside ours")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--in", dest="folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -148,9 +150,10 @@ def main() -> int:
         subprocess.run(
             [sys.executable, "-c", f"from benchmarks.continual.cost import *; make(Path({name!r}))"], check=True
         )
-        found = ratios(measure(Path(name), args.rounds))
+        names = ["ours", *(method for method in args.methods if method != "ours")]
+        found = ratios(measure(Path(name), names, args.rounds))
     result = {
-        "command": f"python -m benchmarks.continual.cost --rounds {args.rounds}",
+        "command": f"python -m benchmarks.continual.cost --rounds {args.rounds} --methods {' '.join(names)}",
         "versions": {"numpy": np.__version__, "python": platform.python_version()},
         "samples": BATCH,
         "core": CORE,
