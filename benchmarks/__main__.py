@@ -27,6 +27,9 @@ BENCHMARKS = [
     ("thermal", ("thermal_power_tiansuan",)),
     ("traces --data {data} --plot", ("context_extrasensory", "memory_bitbrains")),
     ("drift --folder {data}", ("usc_had", "speech_commands_kws12")),
+    ("continual.choose --folder {data}", ("usc_had",)),
+    ("continual --folder {data}", ("usc_had",)),
+    ("continual.cost", ()),
 ]
 #: --data, --model, --epochs and what else the benchmarks of TRAININGS are run with.
 DATA_SETS = ["digits resnet8 20", "{data}/usc_had.npz resnet8 6", "{data}/kws12.npz ds_cnn 12 --domain 0"]

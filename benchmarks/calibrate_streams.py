@@ -17,11 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import caq
-from caq.data import Dataset, from_arrays
+from benchmarks.continual.sources import Source
+from caq.data import from_arrays
 from caq.model import Model
-from caq.supernet.pipeline import train_model
-from caq.supernet.train import Outputs, TrainConfig
 
 WIDTHS = (2, 4, 8)
 EPOCHS = {"usc_had": 8, "kws12": 8}
@@ -55,29 +53,32 @@ class Phase:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A model, what it was trained on, the source's test half, and the streams, each of phases one after the other."""
+    """A model, what it was trained on, the source's test half, and the streams, each of phases one after the other.
+
+    source: where the model comes from, None if it was not trained.
+    """
 
     name: str
     model: Model
     train: Part
     source_test: Part
     streams: tuple[tuple[Phase, ...], ...]
+    source: Source | None = None
 
 
-def _cached(path: Path, data: Dataset, network: str, epochs: int, seed: int) -> Model:
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        config = TrainConfig(epochs=epochs, seed=seed)
-        caq.save(train_model(data, network, config, WIDTHS, (), Outputs(quiet=True)), path)
-    return caq.load(path)
-
-
-def _phase(name: str, stream: Part, test: Part, batches: int) -> Phase:
+def phase_of(name: str, stream: Part, test: Part, batches: int) -> Phase:
+    """A phase whose stream is cut into batches of the same size, but for one sample."""
     parts = np.array_split(np.arange(len(stream.y)), batches)
     return Phase(name, tuple(stream.take(rows) for rows in parts), test)
 
 
-def usc_had(folder: Path, cache: Path, people: tuple[tuple[int, ...], tuple[int, ...]], seed: int) -> Protocol:
+def usc_had(
+    folder: Path,
+    cache: Path,
+    people: tuple[tuple[int, ...], tuple[int, ...]],
+    seed: int,
+    network: str = NETWORKS["usc_had"],
+) -> Protocol:
     """Sources and targets of usc_had: see the module. seed: of the training and of the streams' order."""
     sources, targets = people
     with np.load(folder / FILES["usc_had"]) as z:
@@ -87,16 +88,19 @@ def usc_had(folder: Path, cache: Path, people: tuple[tuple[int, ...], tuple[int,
     train, test = everything.take(own & (trial <= 4)), everything.take(own & (trial == 5))
     names = np.array([str(i) for i in range(int(y.max()) + 1)])
     arrays = {"x_train": train.x, "y_train": train.y, "x_test": test.x, "y_test": test.y, "label_names": names}
-    path = cache / f"usc_had-{'-'.join(map(str, sources))}-{seed}.caq"
-    model = _cached(path, from_arrays("usc_had", arrays), NETWORKS["usc_had"], EPOCHS["usc_had"], seed)
+    of = "" if network == NETWORKS["usc_had"] else f"{network}-"
+    path = cache / f"usc_had-{of}{'-'.join(map(str, sources))}-{seed}.caq"
+    source = Source(path, from_arrays("usc_had", arrays), network, EPOCHS["usc_had"], seed, WIDTHS)
     streams = []
     for target in targets:
         rng = np.random.default_rng([seed, target])
         streamed = np.flatnonzero((subject == target) & (trial % 2 == 1))
         tested = (subject == target) & (trial % 2 == 0)
-        phase = _phase(f"person {target}", everything.take(rng.permutation(streamed)), everything.take(tested), BATCHES)
+        phase = phase_of(
+            f"person {target}", everything.take(rng.permutation(streamed)), everything.take(tested), BATCHES
+        )
         streams.append((phase,))
-    return Protocol("usc_had", model, train, test, tuple(streams))
+    return Protocol("usc_had", source.model(), train, test, tuple(streams), source)
 
 
 def kws12(folder: Path, cache: Path, dev: bool, seed: int) -> Protocol:
@@ -108,11 +112,11 @@ def kws12(folder: Path, cache: Path, dev: bool, seed: int) -> Protocol:
     train, validation, test = (np.flatnonzero(split == i) for i in range(3))
     arrays = {"x_train": clean.x[train], "y_train": y[train], "x_test": clean.x[validation], "y_test": y[validation]}
     data = from_arrays("kws12", {**arrays, "kind": np.array("series")})
-    model = _cached(cache / f"kws12-{seed}.caq", data, NETWORKS["kws12"], EPOCHS["kws12"], seed)
+    source = Source(cache / f"kws12-{seed}.caq", data, NETWORKS["kws12"], EPOCHS["kws12"], seed, WIDTHS)
     rng = np.random.default_rng(seed)
     words = rng.permutation(validation if dev else test)
     streamed, tested = words[: len(words) // 2], words[len(words) // 2 :]
     phases = [
-        _phase(name, part.take(rng.permutation(streamed)), part.take(tested), BATCHES) for name, part in noisy.items()
+        phase_of(name, part.take(rng.permutation(streamed)), part.take(tested), BATCHES) for name, part in noisy.items()
     ]
-    return Protocol("kws12", model, clean.take(train), clean.take(tested), (tuple(phases),))
+    return Protocol("kws12", source.model(), clean.take(train), clean.take(tested), (tuple(phases),), source)

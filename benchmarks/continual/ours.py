@@ -1,0 +1,40 @@
+"""caq's own calibrator, its parts, and its ablations, as methods."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from benchmarks.continual.start import Codes, Labels, Start
+from caq.calibration.calibrator import Calibrator
+from caq.calibration.config import CalibratorConfig
+from caq.calibration.core import CoreSet
+from caq.model import Model
+
+#: So small a pseudo-count that the factory's statistics are given up for the stream's.
+NO_PRIOR = 1e-6
+BATCH_NORM = CalibratorConfig(rungs=("statistics",), guarded=False, prior=NO_PRIOR)
+
+
+class Ours:
+    """`Calibrator` with a configuration; labelled: whether it is given labels."""
+
+    def __init__(self, start: Start, config: CalibratorConfig, labelled: bool = True) -> None:
+        self._calibrator = Calibrator(start.model, start.core, config=replace(config, seed=start.seed))
+        self._labelled = labelled
+
+    def step(self, x: Codes, y: Labels) -> None:
+        self._calibrator.partial_fit(x.astype(np.int16), y if self._labelled else None)
+
+    def model(self, width: int) -> Model:
+        return self._calibrator.model
+
+
+def random_core(start: Start) -> Start:
+    """With a core set that is drawn from the training data at random, whatever they miss and are."""
+    x, y = start.train
+    none, core = np.zeros((len(start.core.widths), len(y)), np.uint8), start.core
+    # Another seed than that of the core, which would be drawn alike if nothing is missed.
+    drawn = CoreSet.select(x, y, none, core.widths, size=len(core), per_class=0, seed=1000 + start.seed)
+    return replace(start, core=drawn)
