@@ -23,9 +23,9 @@ class CalibratorConfig:
     samples that the factory's statistics weigh as, and that the stream's do at most; bias_prior: how strongly output
     biases are drawn to the factory's; bias_memory: as memory, for labelled samples. core_weight: of a core sample in
     the fit of biases, one of the stream has 1. confidence: least probability of a pseudo-label. keep: share of the core
-    set that samples of the factory keep. batch: samples that `learn_one` collects for a step. on_drift: calibrate only
-    with the `follow` samples after an alarm of the drift detector. max_ms: that a step may compute; max_bytes: of the
-    state.
+    set that samples of the factory keep. batch: samples that `learn_one` collects for a step. waiting: samples without
+    a label that are kept for one that comes late. on_drift: calibrate only with the `follow` samples after an alarm of
+    the drift detector. max_ms: that a step may compute; max_bytes: of the state.
     """
 
     rungs: tuple[str, ...] = RUNGS
@@ -39,6 +39,7 @@ class CalibratorConfig:
     confidence: float = 0.8
     keep: float = 0.5
     batch: int = 20
+    waiting: int = 100
     on_drift: bool = False
     follow: int = 400
     max_ms: float | None = None
@@ -49,7 +50,9 @@ class CalibratorConfig:
         if not set(self.rungs) <= set(RUNGS) or list(self.rungs) != [r for r in RUNGS if r in self.rungs]:
             raise ConfigError(f"rungs {self.rungs}: some of {', '.join(RUNGS)} are expected, in this order")
         positive = (self.prior, self.memory, self.bias_prior, self.bias_memory, self.core_weight, self.batch)
-        if min(positive) <= 0 or self.follow < 0 or not 0 < self.confidence <= 1 or not 0 <= self.keep <= 1:
+        if min(positive) <= 0 or not 0 < self.confidence <= 1 or not 0 <= self.keep <= 1:
             raise ConfigError(f"{self}: priors, memories, weights and batch are above 0, shares 0 to 1")
+        if min(self.follow, self.waiting) < 0:
+            raise ConfigError(f"follow {self.follow}, waiting {self.waiting}: 0 samples or more are expected")
         if self.max_ms is not None and not self.max_ms > 0:
             raise ConfigError(f"max_ms {self.max_ms}: a positive number of milliseconds, or None, is expected")

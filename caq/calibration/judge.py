@@ -60,10 +60,11 @@ class Judge:
         self._limits, self._confidence = limits, confidence
         self._origin: dict[str, NDArray[np.bool_]] = {}
 
-    def slice_of(self, core: CoreSet, x: NDArray[np.int8], y: NDArray[np.integer]) -> Slice:
+    def slice_of(self, core: CoreSet, x: NDArray[np.int8], y: NDArray[np.integer], ids: NDArray[np.integer]) -> Slice:
         """What is held out of the anchor, of the stream's samples in `core`, and of a batch x (N, H, W, C), y (N,)."""
-        old = np.flatnonzero(held_out(core.ids, self._seed) & ~core.from_factory & (core.y != UNLABELLED))
-        new = np.flatnonzero(held_out(core.seen + np.arange(len(x)), self._seed))
+        kept = ~core.from_factory & (core.y != UNLABELLED) & ~np.isin(core.ids, ids)
+        old = np.flatnonzero(held_out(core.ids, self._seed) & kept)
+        new = np.flatnonzero(held_out(ids, self._seed))
         samples = np.concatenate([self._anchor.x, core.x[old], x[new]]).astype(np.int16)
         return Slice(samples, np.concatenate([self._anchor.y, core.y[old], y[new]]), len(self._anchor))
 

@@ -46,16 +46,22 @@ class Ladder:
         self._x, self._y = anchor.x[fit].astype(np.int16), anchor.y[fit]
 
     def climb(
-        self, now: Learnt, x: NDArray[np.int8], y: NDArray[np.int16], judge: Judging, deadline: Deadline
+        self, now: Learnt, x: NDArray[np.int8], y: NDArray[np.int16], fresh: int, judge: Judging, deadline: Deadline
     ) -> tuple[Learnt, list[dict[str, Any]]]:
-        """What is learnt from samples x (N, H, W, C), y (N,), and a record for each rung that proposed something."""
+        """What is learnt from samples x (N, H, W, C), y (N,), and a record for each rung that proposed something.
+
+        The first `fresh` samples are new; of the others only the labels are.
+        """
         records = []
         rungs = {"statistics": self._propose_statistics, "biases": self._propose_biases}
         for name in self._config.rungs:
-            if not len(x) or (name == "biases" and not (classes(self._model) and (y != UNLABELLED).any())):
+            if name == "biases" and not (classes(self._model) and (y != UNLABELLED).any()):
                 continue
+            if name == "statistics" and not fresh:
+                continue
+            given = fresh if name == "statistics" else len(x)
             begin, share = deadline.now(), deadline.share(_TO_PROPOSE)
-            now, proposed, sets = rungs[name](now, x.astype(np.int16), y, share)
+            now, proposed, sets = rungs[name](now, x[:given].astype(np.int16), y[:given], share)
             now, record = self._judged(name, now, proposed, sets, judge, deadline)
             records.append({**record, "ms": round(1000 * (deadline.now() - begin), 3)})
         return now, records

@@ -92,7 +92,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
                     assert result is not None  # drift is not waited for
                     rows.append({**_row(i + 1, before, calibrator.model, batch, stream), "ms": round(result.ms, 1)})
                     advance(f"batch {i + 1}")
-                history = calibrator.history
+                history = list(calibrator.history)
     for problem in problems:
         output.say(problem)
     output.table(f"{args.artifact}, domain {args.target_domain}: accuracy", list(_lines(rows)))

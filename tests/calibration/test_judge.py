@@ -28,7 +28,7 @@ def world():
 def judge(world, y, confidence=0.8, limits=Limits()):  # noqa: B008
     model, core, stream = world
     made = Judge(model, core, seed=0, limits=limits, confidence=confidence)
-    return partial(made, made.slice_of(core, stream, y))
+    return partial(made, made.slice_of(core, stream, y, np.arange(60)))
 
 
 def one_class(model, row):
