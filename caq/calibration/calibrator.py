@@ -56,7 +56,7 @@ from caq.model import Model
 if TYPE_CHECKING:
     from os import PathLike
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 
 #: Records of the audit that are kept in memory.
@@ -165,27 +165,34 @@ class Calibrator:
         """The id that the next sample gets: samples are numbered from 0, over restarts too."""
         return self.core.seen + len(self._learnt.pending)
 
-    def encode(self, x: NDArray[np.generic]) -> NDArray[np.int8]:
-        """Input codes (N, H, W, C) of one sample or a batch, for `learn_codes`. Raises DataError."""
-        return self._factory.encode(x)[0]
+    def encode_one(self, x: NDArray[np.generic]) -> NDArray[np.int8]:
+        """Input codes (H, W, C) of one sample, for `learn_codes`. Raises DataError."""
+        codes, single = self._factory.encode(x)
+        if not single:
+            raise DataError(f"one sample is expected, not {len(codes)}; partial_fit takes a batch")
+        return codes[0]
 
-    def check_labels(self, y: NDArray[np.integer], count: int) -> NDArray[np.int16]:
+    def check_labels(self, y: ArrayLike, count: int) -> NDArray[np.int16]:
         """`count` labels as (count,) int16. Raises DataError on what are none."""
-        y, known = np.asarray(y), known_labels(self._factory)
-        if y.shape != (count,) or y.dtype.kind not in "iu" or (y < UNLABELLED).any() or (y >= known).any():
-            raise DataError(f"y: {count} labels of 0 to {known - 1}, or {UNLABELLED}, are expected, not {y.shape}")
-        return y.astype(np.int16)
+        labels, known = np.asarray(y), known_labels(self._factory)
+        if (
+            labels.shape != (count,)
+            or labels.dtype.kind not in "iu"
+            or ((labels < UNLABELLED) | (labels >= known)).any()
+        ):
+            raise DataError(f"y: {count} labels of 0 to {known - 1}, or {UNLABELLED}, are expected, not {labels.shape}")
+        return labels.astype(np.int16)
 
     def learn_one(self, x: NDArray[np.generic], y: int | None = None) -> StepResult | None:
         """Takes one sample, in the data's own layout and dtype; y: its label, if it is known.
 
         Every `batch` samples there is a step, whose result is given. Raises DataError.
         """
-        return self.learn_codes(self.encode(np.asarray(x)[None])[0], y)
+        return self.learn_codes(self.encode_one(x), y)
 
     def learn_codes(self, codes: NDArray[np.int8], y: int | None = None) -> StepResult | None:
         """As `learn_one`, with the input codes (H, W, C) of a sample."""
-        self._learnt = self._taken(codes[None], np.array([UNLABELLED if y is None else y]))
+        self._learnt = self._taken(codes[None], [UNLABELLED if y is None else y])
         return self._step() if len(self._learnt.pending) >= self.config.batch and self.drifting else None
 
     def partial_fit(self, x: NDArray[np.generic], y: NDArray[np.integer] | None = None) -> StepResult | None:
@@ -193,7 +200,7 @@ class Calibrator:
 
         None if there was no drift to follow. Raises DataError.
         """
-        codes = self.encode(self._factory.batch(x)[0])
+        codes = self._factory.encode(x)[0]
         self._learnt = self._taken(codes, np.full(len(codes), UNLABELLED) if y is None else y)
         return self._step() if self.drifting else None
 
@@ -203,9 +210,7 @@ class Calibrator:
         A label that comes when its sample is gone is counted in `too_late`. Every `batch` late labels there is a step,
         whose result is given. Raises DataError on a label that is none, and on an id that no sample has had yet.
         """
-        (label,) = self.check_labels(np.array([y]), 1)
-        if not 0 <= sample_id < self.next_id or label == UNLABELLED:
-            raise DataError(f"label {y} of sample {sample_id}: samples 0 to {self.next_id - 1} were seen")
+        label = self.check_label(sample_id, y, self.next_id)
         now, core = self._learnt, self.core
         ids, at = np.array([sample_id]), sample_id - core.seen
         if at >= 0:
@@ -213,7 +218,7 @@ class Calibrator:
             pending_y[at] = label
             self._learnt = replace(now, pending_y=pending_y)
         elif np.isin(ids, now.waiting.ids) or np.isin(ids, core.ids):
-            waiting = now.waiting.with_label(sample_id, int(label))
+            waiting = now.waiting.with_label(sample_id, label)
             self._learnt = replace(now, core=core.with_labels(ids, np.array([label])), waiting=waiting)
         else:
             self.too_late += 1
@@ -222,14 +227,21 @@ class Calibrator:
         late = len(self._learnt.waiting.take(known=True))
         return self._step() if late >= self.config.batch and self.drifting else None
 
-    def _taken(self, codes: NDArray[np.int8], y: NDArray[np.integer]) -> Learnt:
+    def check_label(self, sample_id: int, y: int, seen: int) -> int:
+        """The label of one of the `seen` samples that have an id. Raises DataError if it is none, or of no sample."""
+        (label,) = self.check_labels([y], 1).tolist()
+        if not 0 <= sample_id < seen or label == UNLABELLED:
+            raise DataError(f"label {y} of sample {sample_id}: labels of samples 0 to {seen - 1} can be given")
+        return int(label)
+
+    def _taken(self, codes: NDArray[np.int8], y: ArrayLike) -> Learnt:
         """With samples that wait; the drift detector has seen them."""
-        y = self.check_labels(y, len(codes))
+        labels = self.check_labels(y, len(codes))
         now, watch, core = self._learnt, self._learnt.watch, self._learnt.core
         if self.config.on_drift:
             for sample in codes:
                 watch = self.config.follow if self._watch.alarm(sample) else max(watch - 1, 0)
-        pending, pending_y = np.concatenate([now.pending, codes]), np.concatenate([now.pending_y, y])
+        pending, pending_y = np.concatenate([now.pending, codes]), np.concatenate([now.pending_y, labels])
         if self.config.on_drift and not watch:  # nothing to calibrate with: only the last samples may be of use
             gone = max(len(pending) - self.config.batch, 0)
             pending, pending_y, core = pending[gone:], pending_y[gone:], replace(core, seen=core.seen + gone)
