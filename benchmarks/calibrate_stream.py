@@ -41,7 +41,7 @@ from caq.native import NativePlan, Program, Tables
 from caq.progress import progress
 
 RESULTS = Path(__file__).parent / "results"
-CORE = 60
+CORE = 200
 #: Method -> its configuration, and whether it is given labels; none is None.
 METHODS: dict[str, tuple[CalibratorConfig, bool] | None] = {
     "none": None,

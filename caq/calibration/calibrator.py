@@ -11,13 +11,13 @@ A step takes a batch of the stream up a ladder of rungs, the cheap one first:
     biases       caq.calibration.biases: of the classes, from labels
 
 Each proposes parameters for every parameter set: those of the widths, and those of operating points that have their
-own. Sets that answer worse on the guard's slice are left out, and the guard judges the rest together
-(caq.calibration.guard). What it refuses is dropped; what rungs know of the stream stays, so that the next batch can do
+own. A set goes the whole way there, or half of it, or a quarter, whichever helps first on the guard's slice
+(caq.calibration.judge). What is refused is dropped; what rungs know of the stream stays, so that the next batch can do
 better. A rung that flips bits of weights is to stand above these.
 
 The guard's slice is samples of the factory's core set, of the stream's in the core set and of the batch, that no rung
-ever sees: which ones is drawn from their ids. Samples without a label get one for the slice, and for nothing else, if
-all sets together, before and after the change, are confident of it.
+ever sees: which ones is drawn from their ids. Where the stream has no labels, its part is judged by the entropy of the
+answers.
 
 A label may come late: `label` takes it by the id of its sample, as long as the sample waits for a step, is in the
 waiting room (caq.calibration.waiting) or in the core set.
@@ -116,8 +116,8 @@ class Calibrator:
         # Statistics and the drift detector's reference come from the core set of the factory, even after a restart.
         anchor = core.take(np.flatnonzero(core.from_factory))
         self._coded = coded(self._factory)
-        limits, confidence = config.limits, config.confidence
-        self._judge = Judge(self._coded, anchor, seed=config.seed, limits=limits, confidence=confidence)
+        limits, forgetting = config.limits, config.forgetting
+        self._judge = Judge(self._coded, anchor, seed=config.seed, limits=limits, forgetting=forgetting)
         self._ladder = Ladder(self._coded, self._sets, anchor, config)
         self._watch = Watch(anchor.x, config.seed)
         self._anchor = f"{zlib.crc32(anchor.x.tobytes() + anchor.y.tobytes()):08x}"

@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=whole(1), default=10, metavar="N", help="default %(default)s")
     parser.add_argument("--method", choices=METHODS, default="ladder", help="default %(default)s; bn has no guard")
     parser.add_argument("--unlabelled", action="store_true", help="the stream has no labels")
-    parser.add_argument("--core-size", type=whole(2), default=60, metavar="N", help="samples; default %(default)s")
+    parser.add_argument("--core-size", type=whole(2), default=200, metavar="N", help="samples; default %(default)s")
     parser.add_argument("--max-ms", type=positive, metavar="MS", help="that a step may compute; default: no limit")
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="keep there what is learnt, and resume from it; default: nowhere"

@@ -24,7 +24,7 @@ rungs: [statistics]
 limits: {class: 0.3, factory: 0.02}
 batch: 25
 on_drift: false
-confidence: 0.9
+forgetting: 0.03
 """
 
 
@@ -40,7 +40,7 @@ def test_all_of_a_file_is_read(tmp_path):
     config = found.config
     assert (config.max_ms, config.max_bytes, config.rungs, config.batch) == (5000, 3_000_000, ("statistics",), 25)
     assert (config.limits.class_, config.limits.factory, config.limits.point) == (0.3, 0.02, LIMITS.point)
-    assert type(config.batch) is int and not config.on_drift and config.confidence == 0.9
+    assert type(config.batch) is int and not config.on_drift and config.forgetting == 0.03
     assert Settings.from_yaml(written(tmp_path, "{}")) == Settings() and Settings().config == CalibratorConfig()
 
 
