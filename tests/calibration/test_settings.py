@@ -74,7 +74,7 @@ def test_a_runtime_calibrates_by_a_file(tmp_path):
     with Runtime(tmp_path / "x.caq", calibration=calibration, auto=False) as runtime:
         for a, b in zip(drifted(x[:25]), y[:25], strict=True):
             runtime.learn_one(a, int(b))
-        assert calibration.wait_idle(20)
+        assert calibration.wait_idle(120)
     assert (tmp_path / "kept" / "a").exists()
     (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
     entry = json.loads(line)
