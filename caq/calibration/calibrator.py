@@ -48,7 +48,7 @@ from caq.calibration.learnt import Learnt, check_core, known_labels
 from caq.calibration.rungs import Ladder
 from caq.calibration.sets import coded, logits, parameter_sets
 from caq.calibration.slots import StateFolder
-from caq.calibration.state import State, artifact_checksum, random_from_array, random_to_array, to_bytes
+from caq.calibration.state import State, artifact_checksum, owned, random_from_array, random_to_array, to_bytes
 from caq.calibration.watch import Watch
 from caq.errors import CaqError, ConfigError, DataError, StateMismatchError, UnsupportedError
 from caq.model import Model
@@ -119,7 +119,7 @@ class Calibrator:
         limits, forgetting = config.limits, config.forgetting
         self._judge = Judge(self._coded, anchor, seed=config.seed, limits=limits, forgetting=forgetting)
         self._ladder = Ladder(self._coded, self._sets, anchor, config)
-        self._watch = Watch(anchor.x, config.seed)
+        self._watch = Watch(anchor.x, config.seed) if config.on_drift else None
         self._anchor = f"{zlib.crc32(anchor.x.tobytes() + anchor.y.tobytes()):08x}"
         self._artifact = "0" * 64 if isinstance(source, Model) else artifact_checksum(source)
         needed = len(to_bytes(self._state(self._learnt))) + (config.batch + config.waiting) * core.x[:1].nbytes
@@ -238,7 +238,7 @@ class Calibrator:
         """With samples that wait; the drift detector has seen them."""
         labels = self.check_labels(y, len(codes))
         now, watch, core = self._learnt, self._learnt.watch, self._learnt.core
-        if self.config.on_drift:
+        if self._watch is not None:
             for sample in codes:
                 watch = self.config.follow if self._watch.alarm(sample) else max(watch - 1, 0)
         pending, pending_y = np.concatenate([now.pending, codes]), np.concatenate([now.pending_y, labels])
@@ -302,7 +302,8 @@ class Calibrator:
         return self._factory.replace(parameters=self._learnt.parameters)
 
     def _state(self, learnt: Learnt) -> State:
-        arrays = {**learnt.to_arrays(), **{f"watch/{k}": v for k, v in self._watch.to_arrays().items()}}
+        watch = {} if self._watch is None else owned("watch", self._watch.to_arrays())
+        arrays = {**learnt.to_arrays(), **watch}
         return State(self._artifact, arrays, {"steps": learnt.steps, "anchor": self._anchor})
 
     def _open(self, path: str | PathLike[str]) -> None:
@@ -316,7 +317,9 @@ class Calibrator:
                 if state.notes.get("anchor") != self._anchor:
                     raise StateMismatchError(f"{path}: this state was learnt with another core set of the factory")
                 self._learnt = Learnt.from_state(state, self._factory)
-                self._watch.load_arrays(state.part("watch"))
+                watch = state.part("watch")
+                if self._watch is not None and watch:  # a state of another configuration has none
+                    self._watch.load_arrays(watch)
         except CaqError:
             self._folder.close()
             raise
