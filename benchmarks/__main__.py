@@ -21,6 +21,7 @@ BENCHMARKS = [
     ("bench_engine --plot", ()),
     ("storage --data digits --results accuracy_digits_resnet8", ()),
     ("environments", ()),
+    ("calibrate_beside", ()),
     ("policies --plot", ()),
     ("device_costs --plot", ("device_costs",)),
     ("battery", ("li_ion_nasa",)),

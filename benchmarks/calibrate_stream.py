@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.calibrate_beside import samples, untrained_resnet8
 from benchmarks.calibrate_streams import DEV, REPORTED, WIDTHS, Part, Phase, Protocol, kws12, usc_had
 from caq.calibration.calibrator import Calibrator, make_core
 from caq.calibration.config import CalibratorConfig
@@ -40,7 +41,7 @@ from caq.native import NativePlan, Program, Tables
 from caq.progress import progress
 
 RESULTS = Path(__file__).parent / "results"
-CORE = 60
+CORE = 200
 #: Method -> its configuration, and whether it is given labels; none is None.
 METHODS: dict[str, tuple[CalibratorConfig, bool] | None] = {
     "none": None,
@@ -94,21 +95,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def step_cost() -> dict[str, Any]:
     """Time and memory of a step on an untrained ResNet-8 for 32 x 32 images, with 20 samples and a core set of 20."""
-    import torch
-
-    from caq.data import from_arrays
-    from caq.supernet import convert
-    from caq.supernet.pipeline import finish, prepare
-    from caq.supernet.train import TrainConfig
-
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 256, (120, 32, 32, 3)).astype(np.uint8), np.arange(120) % 10
-    data = from_arrays("noise", {"x_train": x, "y_train": y, "x_test": x, "y_test": y})
-    torch.manual_seed(0)
-    prepared = prepare(data, "resnet8", 0)
-    supernet = convert(prepared.network, prepared.example(), WIDTHS)
-    supernet.fit_steps(prepared.example())
-    model = finish(supernet, data, prepared, TrainConfig(epochs=1), (), True)
+    (x, y), model = samples(), untrained_resnet8()
     core, found = make_core(model, x, y, size=20), {}
     for name, method in METHODS.items():
         if method is None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from caq.governor import (
     is_number,
 )
 from caq.model import Model
+
+if TYPE_CHECKING:
+    from caq.calibration.background import BackgroundCalibrator
 
 __all__ = [
     "CheckedPolicy",
@@ -88,7 +91,8 @@ class Runtime:
     from; by default this device's own sensors. min_dwell_s: seconds between two switches that are not urgent.
     period_s: seconds between two questions to the policy. on_switch: called with every `Switch`, in the thread that
     made it, while no lock is held; what it raises is logged. auto: whether a thread asks the policy; by default it does
-    unless the context is a recording, which `step` drives.
+    unless the context is a recording, which `step` drives. calibration: follows samples that are given to `learn_one`,
+    in a thread of its own, and is closed with the runtime (`caq.calibration.settings` reads one from a file).
 
     Any number of threads may call it. A switch never waits for an inference, nor an inference for a switch: each one
     runs at the point that was active when it began.
@@ -108,6 +112,7 @@ class Runtime:
         period_s: float = 1.0,
         on_switch: Callable[[Switch], None] | None = None,
         auto: bool | None = None,
+        calibration: BackgroundCalibrator | None = None,
     ) -> None:
         if not is_number(period_s) or not 0 < period_s < float("inf"):
             raise ConfigError(f"period_s must be a finite number above 0, not {period_s!r}")
@@ -130,6 +135,9 @@ class Runtime:
         self._closed = threading.Event()
         self._own_monitor: ContextMonitor | None = None
         self._thread: threading.Thread | None = None
+        self._calibration = calibration
+        if calibration is not None:
+            calibration.start(_calibrated(self._engine))
         if not isinstance(self._source, RecordedContext) if auto is None else auto:
             if isinstance(self._source, ContextMonitor) and not self._source.running:
                 self._own_monitor = self._source.start()
@@ -155,6 +163,25 @@ class Runtime:
         if best.ndim == 0:
             return labels[int(best)] if labels else int(best)
         return [labels[index] for index in best.tolist()] if labels else best
+
+    def learn_one(self, x: NDArray[Any], y: int | None = None) -> int | None:
+        """Offers one sample to calibration, which never waits; y: its label, if it is known.
+
+        Its id, for `label`; None if calibration has more to do than its queue holds. Raises DataError on a wrong
+        input, ConfigError without a calibration.
+        """
+        return self.calibration.learn_one(x, y)
+
+    def label(self, sample_id: int, y: int) -> bool:
+        """Offers the label of an earlier sample; False if the queue is full. Raises as `learn_one`."""
+        return self.calibration.label(sample_id, y)
+
+    @property
+    def calibration(self) -> BackgroundCalibrator:
+        """What calibrates: its `history` and `counts`. Raises ConfigError if there is none."""
+        if self._calibration is None:
+            raise ConfigError("this runtime does not calibrate: pass calibration=BackgroundCalibrator(...)")
+        return self._calibration
 
     @property
     def point(self) -> str:
@@ -203,6 +230,8 @@ class Runtime:
     def close(self) -> None:
         """Stops following the context. Inferences that run are finished; later ones raise RuntimeClosedError."""
         self._closed.set()
+        if self._calibration is not None:
+            self._calibration.close()
         self._governor.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             # A policy or a callback that blocks keeps its daemon thread, but does not keep the caller.
@@ -242,6 +271,12 @@ def _engine(source: Any) -> InferenceEngine:
     if isinstance(source, type) or not all(hasattr(source, name) for name in ("points", "point", "select", "run_at")):
         raise ConfigError(f"the path of a .caq file, a model or an engine is expected, not {reprlib.repr(source)}")
     engine: InferenceEngine = source
+    return engine
+
+
+def _calibrated(engine: InferenceEngine) -> Any:
+    if not callable(getattr(engine, "adopt", None)):
+        raise ConfigError(f"{reprlib.repr(engine)} cannot be calibrated: it has no method adopt(parameters)")
     return engine
 
 

@@ -19,6 +19,10 @@ statistics     the first rung: means and deviations of each layer's outputs brou
 biases         the second rung: biases of the classes, from labels
 judge          what candidates are judged on, and which parameter sets (sets) they are kept for
 watch          the drift detector that starts calibration, if it is not always on
+background     a calibrator in a thread, beside inference that never waits for it
+settings       that thread's YAML file
+audit          its audit log
+waiting        samples whose label may come yet
 learnt         what was learnt of a stream, as one immutable object and as arrays of a state
 """
 

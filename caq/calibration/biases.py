@@ -87,7 +87,7 @@ def fit_biases(
     """Biases (K,): see the module. z (N, K), y (N,), weights (N,); a (K, K), positive definite; c (K,)."""
 
     def loss(b: NDArray[np.float64]) -> float:
-        logs = _log_softmax(z + b)[np.arange(len(y)), y]
+        logs = log_softmax(z + b)[np.arange(len(y)), y]
         return float(-(weights * logs).sum() + b @ a @ b / 2 - c @ b)
 
     b = np.zeros(z.shape[1])
@@ -125,12 +125,13 @@ def _derivatives(
     z: NDArray[np.float64], y: NDArray[np.integer], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Gradient (K,) and Hessian (K, K) of the cross entropy by a bias on z (N, K)."""
-    p = np.exp(_log_softmax(z))
+    p = np.exp(log_softmax(z))
     wrong = p.copy()
     wrong[np.arange(len(y)), y] -= 1.0
     return weights @ wrong, np.diag(weights @ p) - (p * weights[:, None]).T @ p
 
 
-def _log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
+def log_softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithms of the probabilities that outputs z (N, K) stand for."""
     z = z - z.max(1, keepdims=True)
     return z - np.log(np.exp(z).sum(1, keepdims=True))

@@ -11,13 +11,16 @@ A step takes a batch of the stream up a ladder of rungs, the cheap one first:
     biases       caq.calibration.biases: of the classes, from labels
 
 Each proposes parameters for every parameter set: those of the widths, and those of operating points that have their
-own. Sets that answer worse on the guard's slice are left out, and the guard judges the rest together
-(caq.calibration.guard). What it refuses is dropped; what rungs know of the stream stays, so that the next batch can do
+own. A set goes the whole way there, or half of it, or a quarter, whichever helps first on the guard's slice
+(caq.calibration.judge). What is refused is dropped; what rungs know of the stream stays, so that the next batch can do
 better. A rung that flips bits of weights is to stand above these.
 
 The guard's slice is samples of the factory's core set, of the stream's in the core set and of the batch, that no rung
-ever sees: which ones is drawn from their ids. Samples without a label get one for the slice, and for nothing else, if
-all sets together, before and after the change, are confident of it.
+ever sees: which ones is drawn from their ids. Where the stream has no labels, its part is judged by the entropy of the
+answers.
+
+A label may come late: `label` takes it by the id of its sample, as long as the sample waits for a step, is in the
+waiting room (caq.calibration.waiting) or in the core set.
 
 Nothing is changed in place: a step ends by swapping one reference to an immutable `Learnt`. It is durable before that,
 if there is a state folder. The same artifact, core set, configuration and stream give the same bits, also with restarts
@@ -28,6 +31,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -40,11 +44,11 @@ from caq.calibration.config import CalibratorConfig
 from caq.calibration.core import UNLABELLED, CoreSet
 from caq.calibration.deadline import Deadline, OutOfTime
 from caq.calibration.judge import Judge, held_out
-from caq.calibration.learnt import Learnt, check_core, classes
+from caq.calibration.learnt import Learnt, check_core, known_labels
 from caq.calibration.rungs import Ladder
 from caq.calibration.sets import coded, logits, parameter_sets
 from caq.calibration.slots import StateFolder
-from caq.calibration.state import State, artifact_checksum, random_from_array, random_to_array, to_bytes
+from caq.calibration.state import State, artifact_checksum, owned, random_from_array, random_to_array, to_bytes
 from caq.calibration.watch import Watch
 from caq.errors import CaqError, ConfigError, DataError, StateMismatchError, UnsupportedError
 from caq.model import Model
@@ -52,7 +56,11 @@ from caq.model import Model
 if TYPE_CHECKING:
     from os import PathLike
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+
+
+#: Records of the audit that are kept in memory.
+HISTORY = 256
 
 
 class StepResult(NamedTuple):
@@ -68,10 +76,11 @@ class Calibrator:
 
     source: path of a `.caq` file, which is never written, or a `Model`, then without a state folder. core: made by
     `make_core`; what is in the state folder goes before it. state_dir: see `caq.calibration.slots.StateFolder`. record:
-    called with each record of the audit, as it comes; `history` has those of this process.
+    called with each record of the audit, as it comes; `history` has the last HISTORY of this process.
 
     model: the model with the parameters in force; another object after each promotion. problems: why states in the
-    folder were passed over. For one thread at a time; others may read `model` at any moment.
+    folder were passed over. too_late: labels that came when their sample was gone. For one thread at a time; others may
+    read `model` at any moment.
 
     Raises UnsupportedError on a model that does not classify, StateFormatError on a core set that does not fit it,
     DataError on one without factory samples or labels, ConfigError on a state that would exceed max_bytes,
@@ -97,7 +106,8 @@ class Calibrator:
         if not core.from_factory.any() or not (core.y != UNLABELLED).any():
             raise DataError("core: labelled samples of the factory are expected; make_core takes them")
         self.config, self._record, self._clock = config, record, clock
-        self.history: list[dict[str, Any]] = []
+        self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        self.too_late = 0
         self.problems: tuple[str, ...] = ()
         self._sets = parameter_sets(self._factory)
         self._folder: StateFolder | None = None
@@ -106,13 +116,13 @@ class Calibrator:
         # Statistics and the drift detector's reference come from the core set of the factory, even after a restart.
         anchor = core.take(np.flatnonzero(core.from_factory))
         self._coded = coded(self._factory)
-        limits, confidence = config.limits, config.confidence
-        self._judge = Judge(self._coded, anchor, seed=config.seed, limits=limits, confidence=confidence)
+        limits, forgetting = config.limits, config.forgetting
+        self._judge = Judge(self._coded, anchor, seed=config.seed, limits=limits, forgetting=forgetting)
         self._ladder = Ladder(self._coded, self._sets, anchor, config)
-        self._watch = Watch(anchor.x, config.seed)
+        self._watch = Watch(anchor.x, config.seed) if config.on_drift else None
         self._anchor = f"{zlib.crc32(anchor.x.tobytes() + anchor.y.tobytes()):08x}"
         self._artifact = "0" * 64 if isinstance(source, Model) else artifact_checksum(source)
-        needed = len(to_bytes(self._state(self._learnt))) + config.batch * core.x[:1].nbytes
+        needed = len(to_bytes(self._state(self._learnt))) + (config.batch + config.waiting) * core.x[:1].nbytes
         if needed > config.max_bytes:
             raise ConfigError(f"max_bytes {config.max_bytes}: the state takes {needed}; use a smaller core set")
         if state_dir is not None:
@@ -150,13 +160,39 @@ class Calibrator:
         """Whether samples are calibrated with now: always, unless `on_drift`."""
         return not self.config.on_drift or self._learnt.watch > 0
 
+    @property
+    def next_id(self) -> int:
+        """The id that the next sample gets: samples are numbered from 0, over restarts too."""
+        return self.core.seen + len(self._learnt.pending)
+
+    def encode_one(self, x: NDArray[np.generic]) -> NDArray[np.int8]:
+        """Input codes (H, W, C) of one sample, for `learn_codes`. Raises DataError."""
+        codes, single = self._factory.encode(x)
+        if not single:
+            raise DataError(f"one sample is expected, not {len(codes)}; partial_fit takes a batch")
+        return codes[0]
+
+    def check_labels(self, y: ArrayLike, count: int) -> NDArray[np.int16]:
+        """`count` labels as (count,) int16. Raises DataError on what are none."""
+        labels, known = np.asarray(y), known_labels(self._factory)
+        if (
+            labels.shape != (count,)
+            or labels.dtype.kind not in "iu"
+            or ((labels < UNLABELLED) | (labels >= known)).any()
+        ):
+            raise DataError(f"y: {count} labels of 0 to {known - 1}, or {UNLABELLED}, are expected, not {labels.shape}")
+        return labels.astype(np.int16)
+
     def learn_one(self, x: NDArray[np.generic], y: int | None = None) -> StepResult | None:
         """Takes one sample, in the data's own layout and dtype; y: its label, if it is known.
 
         Every `batch` samples there is a step, whose result is given. Raises DataError.
         """
-        labels = None if y is None else np.array([y])
-        self._learnt = self._taken(np.asarray(x)[None], labels)
+        return self.learn_codes(self.encode_one(x), y)
+
+    def learn_codes(self, codes: NDArray[np.int8], y: int | None = None) -> StepResult | None:
+        """As `learn_one`, with the input codes (H, W, C) of a sample."""
+        self._learnt = self._taken(codes[None], [UNLABELLED if y is None else y])
         return self._step() if len(self._learnt.pending) >= self.config.batch and self.drifting else None
 
     def partial_fit(self, x: NDArray[np.generic], y: NDArray[np.integer] | None = None) -> StepResult | None:
@@ -164,40 +200,65 @@ class Calibrator:
 
         None if there was no drift to follow. Raises DataError.
         """
-        self._learnt = self._taken(x, y)
+        codes = self._factory.encode(x)[0]
+        self._learnt = self._taken(codes, np.full(len(codes), UNLABELLED) if y is None else y)
         return self._step() if self.drifting else None
 
-    def _taken(self, x: NDArray[np.generic], y: NDArray[np.integer] | None) -> Learnt:
+    def label(self, sample_id: int, y: int) -> StepResult | None:
+        """Takes the label of a sample that came without one; sample_id: `next_id` as it was before the sample came.
+
+        A label that comes when its sample is gone is counted in `too_late`. Every `batch` late labels there is a step,
+        whose result is given. Raises DataError on a label that is none, and on an id that no sample has had yet.
+        """
+        label = self.check_label(sample_id, y, self.next_id)
+        now, core = self._learnt, self.core
+        ids, at = np.array([sample_id]), sample_id - core.seen
+        if at >= 0:
+            pending_y = now.pending_y.copy()
+            pending_y[at] = label
+            self._learnt = replace(now, pending_y=pending_y)
+        elif np.isin(ids, now.waiting.ids) or np.isin(ids, core.ids):
+            waiting = now.waiting.with_label(sample_id, label)
+            self._learnt = replace(now, core=core.with_labels(ids, np.array([label])), waiting=waiting)
+        else:
+            self.too_late += 1
+            return None
+        self._unsaved = True
+        late = len(self._learnt.waiting.take(known=True))
+        return self._step() if late >= self.config.batch and self.drifting else None
+
+    def check_label(self, sample_id: int, y: int, seen: int) -> int:
+        """The label of one of the `seen` samples that have an id. Raises DataError if it is none, or of no sample."""
+        (label,) = self.check_labels([y], 1).tolist()
+        if not 0 <= sample_id < seen or label == UNLABELLED:
+            raise DataError(f"label {y} of sample {sample_id}: labels of samples 0 to {seen - 1} can be given")
+        return int(label)
+
+    def _taken(self, codes: NDArray[np.int8], y: ArrayLike) -> Learnt:
         """With samples that wait; the drift detector has seen them."""
-        samples, _ = self._factory.batch(x)
-        codes = self._factory.encode(samples)[0]
-        y = np.full(len(codes), UNLABELLED) if y is None else np.asarray(y)
-        known = classes(self._factory) or int(np.prod(self._factory.graph.shapes[-1]))
-        if y.shape != (len(codes),) or y.dtype.kind not in "iu" or (y < UNLABELLED).any() or (y >= known).any():
-            raise DataError(f"y: {len(codes)} labels of 0 to {known - 1}, or {UNLABELLED}, are expected, not {y.shape}")
-        now, watch = self._learnt, self._learnt.watch
-        if self.config.on_drift:
+        labels = self.check_labels(y, len(codes))
+        now, watch, core = self._learnt, self._learnt.watch, self._learnt.core
+        if self._watch is not None:
             for sample in codes:
                 watch = self.config.follow if self._watch.alarm(sample) else max(watch - 1, 0)
-        pending = np.concatenate([now.pending, codes])
-        pending_y = np.concatenate([now.pending_y, y.astype(np.int16)])
+        pending, pending_y = np.concatenate([now.pending, codes]), np.concatenate([now.pending_y, labels])
         if self.config.on_drift and not watch:  # nothing to calibrate with: only the last samples may be of use
-            pending, pending_y = pending[-self.config.batch :], pending_y[-self.config.batch :]
+            gone = max(len(pending) - self.config.batch, 0)
+            pending, pending_y, core = pending[gone:], pending_y[gone:], replace(core, seen=core.seen + gone)
         self._unsaved = True
-        return replace(now, pending=pending, pending_y=pending_y, watch=watch)
+        return replace(now, core=core, pending=pending, pending_y=pending_y, watch=watch)
 
     def _step(self) -> StepResult:
         begin, now = self._clock(), self._learnt
-        config, x, y = self.config, now.pending, now.pending_y
-        deadline = Deadline(None if config.max_ms is None else begin + config.max_ms / 1000, self._clock)
-        judge = partial(self._judge, self._judge.slice_of(now.core, x, y))
-        fit = ~held_out(now.core.seen + np.arange(len(x)), config.seed)
-        new, entries = self._ladder.climb(now, x[fit], y[fit], judge, deadline)
-        new = self._with_core(new, x, y, deadline)
-        new = replace(new, pending=x[:0], pending_y=y[:0], steps=now.steps + 1)
-        promoted = any(entry["promoted"] for entry in entries)
-        ms = 1000 * (self._clock() - begin)
-        self._keep(new, "step")
+        ids = now.core.seen + np.arange(len(now.pending))
+        try:
+            new, entries = self._climbed(now, ids, begin)
+            promoted = any(entry["promoted"] for entry in entries)
+            ms = 1000 * (self._clock() - begin)
+            self._keep(new, "step")
+        except Exception:  # else the same samples, and more with each that comes, would fail again and again
+            self._learnt = _without_batch(now)
+            raise
         self._learnt = new
         if promoted:
             self.model = self._calibrated()
@@ -207,8 +268,26 @@ class Calibrator:
             self._record(entry)
         return StepResult(tuple(entries), promoted, ms)
 
+    def _climbed(self, now: Learnt, ids: NDArray[np.int64], begin: float) -> tuple[Learnt, list[dict[str, Any]]]:
+        """All that is learnt from the samples that wait for a step, with these ids, and from labels that came late."""
+        config, x, y = self.config, now.pending, now.pending_y
+        deadline = Deadline(None if config.max_ms is None else begin + config.max_ms / 1000, self._clock)
+        late, waiting = now.waiting.take(known=True), now.waiting.take(known=False)
+        all_ids, all_x = np.concatenate([ids, late.ids]), np.concatenate([x, late.x])
+        all_y = np.concatenate([y, late.y])
+        judge = partial(self._judge, self._judge.slice_of(now.core, all_x, all_y, all_ids))
+        fit = ~held_out(all_ids, config.seed)
+        fresh = int(fit[: len(x)].sum())
+        new, entries = self._ladder.climb(now, all_x[fit], all_y[fit], fresh, judge, deadline)
+        new = self._with_core(new, x, y, deadline)
+        unlabelled = y == UNLABELLED
+        waiting = waiting.with_samples(x[unlabelled], ids[unlabelled], config.waiting)
+        return replace(new, pending=x[:0], pending_y=y[:0], waiting=waiting, steps=now.steps + 1), entries
+
     def _with_core(self, new: Learnt, x: NDArray[np.int8], y: NDArray[np.int16], deadline: Deadline) -> Learnt:
         """With a core set of this batch too, by misses counted anew; with the old one if time is over."""
+        if not len(x):
+            return new
         try:
             model = self._coded.replace(parameters=new.parameters)
             own = count_misses(model, new.core.x, new.core.y, deadline.check)
@@ -223,7 +302,8 @@ class Calibrator:
         return self._factory.replace(parameters=self._learnt.parameters)
 
     def _state(self, learnt: Learnt) -> State:
-        arrays = {**learnt.to_arrays(), **{f"watch/{k}": v for k, v in self._watch.to_arrays().items()}}
+        watch = {} if self._watch is None else owned("watch", self._watch.to_arrays())
+        arrays = {**learnt.to_arrays(), **watch}
         return State(self._artifact, arrays, {"steps": learnt.steps, "anchor": self._anchor})
 
     def _open(self, path: str | PathLike[str]) -> None:
@@ -237,7 +317,9 @@ class Calibrator:
                 if state.notes.get("anchor") != self._anchor:
                     raise StateMismatchError(f"{path}: this state was learnt with another core set of the factory")
                 self._learnt = Learnt.from_state(state, self._factory)
-                self._watch.load_arrays(state.part("watch"))
+                watch = state.part("watch")
+                if self._watch is not None and watch:  # a state of another configuration has none
+                    self._watch.load_arrays(watch)
         except CaqError:
             self._folder.close()
             raise
@@ -254,6 +336,12 @@ class Calibrator:
             self._folder.save(state.arrays, {**state.notes, "reason": reason})
             self._folder.mark_good()
             self._unsaved = False
+
+
+def _without_batch(now: Learnt) -> Learnt:
+    """As if the samples of a step had never been; their ids are not given again."""
+    core, waiting = replace(now.core, seen=now.core.seen + len(now.pending)), now.waiting.take(known=False)
+    return replace(now, core=core, pending=now.pending[:0], pending_y=now.pending_y[:0], waiting=waiting)
 
 
 def make_core(

@@ -10,35 +10,37 @@ from caq.errors import ConfigError
 
 #: What there is, from the cheapest.
 RUNGS = ("statistics", "biases")
-#: Wider than the guard's own: a slice of a small core set has two or three samples of a class, and a dozen of the
-#: factory's, of which one is lost by chance.
-LIMITS = Limits(class_=0.5, factory=0.05)
+#: Floors against disaster, wider than the guard's own: a slice of a core set has a few samples of a class. Gain and
+#: forgetting are measured in cross entropy (caq.calibration.judge).
+LIMITS = Limits(gain=None, point=0.1, class_=0.5, factory=0.05)
 
 
 @dataclass(frozen=True)
 class CalibratorConfig:
     """How to calibrate.
 
-    rungs: of RUNGS, in their order. guarded: False promotes whatever a rung proposes, for comparisons. prior, memory:
-    samples that the factory's statistics weigh as, and that the stream's do at most; bias_prior: how strongly output
-    biases are drawn to the factory's; bias_memory: as memory, for labelled samples. core_weight: of a core sample in
-    the fit of biases, one of the stream has 1. confidence: least probability of a pseudo-label. keep: share of the core
-    set that samples of the factory keep. batch: samples that `learn_one` collects for a step. on_drift: calibrate only
-    with the `follow` samples after an alarm of the drift detector. max_ms: that a step may compute; max_bytes: of the
-    state.
+    rungs: of RUNGS, in their order. guarded: False promotes whatever a rung proposes, for comparisons. limits: of
+    accuracy on the guard's slice; forgetting: most growth of cross entropy on the factory's samples in it, nats. prior,
+    memory: samples that the factory's statistics weigh as, and that the stream's do at most; bias_prior: how strongly
+    output biases are drawn to the factory's; bias_memory: as memory, for labelled samples. core_weight: of a core
+    sample in the fit of biases, one of the stream has 1. keep: share of the core set that samples of the factory keep.
+    batch: samples that `learn_one` collects for a step. waiting: samples without a label that are kept for one that
+    comes late. on_drift: calibrate only with the `follow` samples after an alarm of the drift detector. max_ms: that a
+    step may compute; max_bytes: of the state.
     """
 
     rungs: tuple[str, ...] = RUNGS
     guarded: bool = True
     limits: Limits = LIMITS
+    forgetting: float = 0.05
     prior: float = 64.0
     memory: float = 200.0
     bias_prior: float = 1.0
     bias_memory: float = 400.0
     core_weight: float = 3.0
-    confidence: float = 0.8
     keep: float = 0.5
     batch: int = 20
+    waiting: int = 100
     on_drift: bool = False
     follow: int = 400
     max_ms: float | None = None
@@ -49,7 +51,9 @@ class CalibratorConfig:
         if not set(self.rungs) <= set(RUNGS) or list(self.rungs) != [r for r in RUNGS if r in self.rungs]:
             raise ConfigError(f"rungs {self.rungs}: some of {', '.join(RUNGS)} are expected, in this order")
         positive = (self.prior, self.memory, self.bias_prior, self.bias_memory, self.core_weight, self.batch)
-        if min(positive) <= 0 or self.follow < 0 or not 0 < self.confidence <= 1 or not 0 <= self.keep <= 1:
+        if min(positive) <= 0 or not 0 <= self.keep <= 1:
             raise ConfigError(f"{self}: priors, memories, weights and batch are above 0, shares 0 to 1")
+        if min(self.follow, self.waiting) < 0 or not self.forgetting >= 0:
+            raise ConfigError(f"{self}: follow, waiting and forgetting are 0 or more")
         if self.max_ms is not None and not self.max_ms > 0:
             raise ConfigError(f"max_ms {self.max_ms}: a positive number of milliseconds, or None, is expected")

@@ -32,8 +32,9 @@ Predictions = Mapping[str, "NDArray[np.integer]"]
 class Limits:
     """What a candidate has to gain, and may cost; shares of answers, 0..1."""
 
-    #: Least gain of accuracy, mean over operating points: more than nothing, unless a change is wanted anyway.
-    gain: float = 1e-9
+    #: Least gain of accuracy, mean over operating points: more than nothing, unless a change is wanted anyway; None
+    #: asks for none, also not for no loss.
+    gain: float | None = 1e-9
     #: Largest loss of accuracy of any operating point.
     point: float = 0.01
     #: Largest loss of any class, over all operating points together: cores hold few samples of a class.
@@ -42,7 +43,7 @@ class Limits:
     factory: float = 0.02
 
     def __post_init__(self) -> None:
-        if not all(0 <= v <= 1 for v in (self.gain, self.point, self.class_, self.factory)):
+        if not all(0 <= v <= 1 for v in (self.gain or 0.0, self.point, self.class_, self.factory)):
             raise ConfigError(f"{self}: limits are shares of 0 to 1")
 
 
@@ -106,7 +107,7 @@ class Guard:
         old, new = self._scores(before), self._scores(after)
         limits, reasons = self.limits, []
         gain = float(np.mean(list(new.points.values())) - np.mean(list(old.points.values())))
-        if gain < limits.gain:
+        if limits.gain is not None and gain < limits.gain:
             reasons.append(f"accuracy changes by {gain:+.4f}, {limits.gain:g} are asked for")
         reasons += _losses("point", old.points, new.points, limits.point)
         reasons += _losses("class", old.classes, new.classes, limits.class_)

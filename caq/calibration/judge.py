@@ -1,6 +1,18 @@
 """The slice that candidates of a step are judged on, and what becomes of each parameter set.
 
-Samples are held out of all rungs by their ids, for good: none that a rung saw once can come into the slice later.
+A slice of a few dozen samples has hardly a step in accuracy between what helps and what harms, and the factory's own,
+which the network was trained on, are lost last. Cross entropy sees both: on 18 samples of the source its growth
+correlates with the accuracy that is lost on the source's test at 0.90, the loss of accuracy on those samples at 0.78;
+on 60 samples at 0.93 and 0.88 (docs/calibration.md). So a set is calibrated if, on samples that no rung saw,
+
+    forgetting    the cross entropy of the factory's samples is at most `forgetting` above what it was at the factory
+    gain          the cross entropy of the stream's labelled samples falls; or, where there is no label, the entropy of
+                  the answers to the batch does, which rungs do not aim at
+
+and if the guard's floors of accuracy hold for all such sets together (caq.calibration.guard).
+
+Samples are held out of all rungs by their ids, for good: none that a rung saw once can come into the slice later. Only
+the batch's samples without label are all in it, for their entropy.
 """
 
 from __future__ import annotations
@@ -9,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from caq.calibration.biases import log_softmax
 from caq.calibration.core import UNLABELLED, CoreSet
 from caq.calibration.deadline import Deadline
 from caq.calibration.guard import Guard, Limits, Verdict
@@ -29,8 +42,19 @@ def held_out(ids: NDArray[np.integer], seed: int) -> NDArray[np.bool_]:
     return np.array(draws) < HELD_OUT
 
 
+def cross_entropy(z: NDArray[np.float64], y: NDArray[np.integer]) -> float:
+    """Mean cross entropy, in nats, of outputs z (N, K) with labels y (N,)."""
+    return float(-log_softmax(z)[np.arange(len(y)), y].mean())
+
+
+def entropy(z: NDArray[np.float64]) -> float:
+    """Mean entropy, in nats, of the answers that outputs z (N, K) are."""
+    logs = log_softmax(z)
+    return float(-(np.exp(logs) * logs).sum(1).mean())
+
+
 class Judged(NamedTuple):
-    """What the guard says of a change, and the sets that it is about: those that the change does not harm."""
+    """What the guard says of a change, and the sets that it is about: those that the change helps, if any."""
 
     verdict: Verdict
     sets: tuple[ParameterSet, ...]
@@ -48,22 +72,24 @@ class Slice(NamedTuple):
 class Judge:
     """Judges changes of a `coded` model's parameters.
 
-    model: with the factory's parameters. anchor: the factory's core set; what is held out of it is in every slice, and
-    no change may make it worse than at the factory's parameters by more than `limits.factory`: the guard compares with
-    what was before a change, and many small losses would add up. confidence: least mean probability, over sets and over
-    before and after, of a label that is made up for a sample without one.
+    model: with the factory's parameters. anchor: the factory's core set, of which what is held out is in every slice.
+    limits: of the guard. forgetting: see the module, nats.
     """
 
-    def __init__(self, model: Model, anchor: CoreSet, *, seed: int, limits: Limits, confidence: float) -> None:
+    def __init__(self, model: Model, anchor: CoreSet, *, seed: int, limits: Limits, forgetting: float) -> None:
         held = np.flatnonzero(held_out(anchor.ids, seed) & (anchor.y != UNLABELLED))
         self._model, self._anchor, self._seed = model, anchor.take(held), seed
-        self._limits, self._confidence = limits, confidence
-        self._origin: dict[str, NDArray[np.bool_]] = {}
+        self._limits, self._forgetting = limits, forgetting
+        self._origin: dict[str, float] = {}
 
-    def slice_of(self, core: CoreSet, x: NDArray[np.int8], y: NDArray[np.integer]) -> Slice:
-        """What is held out of the anchor, of the stream's samples in `core`, and of a batch x (N, H, W, C), y (N,)."""
-        old = np.flatnonzero(held_out(core.ids, self._seed) & ~core.from_factory & (core.y != UNLABELLED))
-        new = np.flatnonzero(held_out(core.seen + np.arange(len(x)), self._seed))
+    def slice_of(self, core: CoreSet, x: NDArray[np.int8], y: NDArray[np.integer], ids: NDArray[np.integer]) -> Slice:
+        """What is held out of the anchor, of the stream's samples in `core`, and of a batch with these ids (N,).
+
+        x (N, H, W, C), y (N,): the batch, whose samples without label are all in it.
+        """
+        kept = ~core.from_factory & (core.y != UNLABELLED) & ~np.isin(core.ids, ids)
+        old = np.flatnonzero(held_out(core.ids, self._seed) & kept)
+        new = np.flatnonzero(held_out(ids, self._seed) | (y == UNLABELLED))
         samples = np.concatenate([self._anchor.x, core.x[old], x[new]]).astype(np.int16)
         return Slice(samples, np.concatenate([self._anchor.y, core.y[old], y[new]]), len(self._anchor))
 
@@ -71,38 +97,39 @@ class Judge:
         self, on: Slice, before: Parameters, after: Parameters, sets: tuple[ParameterSet, ...], deadline: Deadline
     ) -> Judged | None:
         """Judges a change of some sets; None if nothing is there to judge it on. Raises OutOfTime."""
-        if not len(on.x):
+        known, stream = on.y != UNLABELLED, np.arange(len(on.x)) >= on.factory
+        if not known.any() or not stream.any():
             return None
         old, new = (logits(self._model.replace(parameters=p), sets, on.x, deadline.check) for p in (before, after))
-        y = np.where(on.y == UNLABELLED, self._agreed([*old.values(), *new.values()]), on.y)
-        known = y != UNLABELLED
-        if not known.any():
-            return None
-        answers = [{name: z.argmax(1)[known] for name, z in found.items()} for found in (old, new)]
-        right = [{name: a == y[known] for name, a in found.items()} for found in answers]
-        unharmed = tuple(s for s in sets if right[1][s.name].sum() >= right[0][s.name].sum()) or sets
-        guard = Guard(y[known], np.arange(known.sum()) < on.factory, self._limits)
-        verdict = guard.judge(*({s.name: found[s.name] for s in unharmed} for found in answers))
-        lost = self._lost(right[1], unharmed, deadline)
-        if lost > self._limits.factory + 1e-12:
-            reason = (
-                f"domain factory is {lost:.4f} below what it was at the factory; {self._limits.factory:g} are allowed"
+        labelled, reasons, helped = stream & known, [], []
+        for which in sets:
+            a, b = old[which.name], new[which.name]
+            if labelled.any():
+                gain = cross_entropy(a[labelled], on.y[labelled]) - cross_entropy(b[labelled], on.y[labelled])
+            else:
+                gain = entropy(a[stream]) - entropy(b[stream])
+            lost = self._forgotten(which, b[: on.factory], deadline)
+            if gain > 0 and lost <= self._forgetting:
+                helped.append(which)
+                continue
+            what = "cross entropy" if labelled.any() else "entropy"
+            reasons.append(
+                f"{which.name}: {what} of the stream falls by {gain:.4f}, cross entropy of the factory's samples is "
+                f"{lost:.4f} above that at the factory; {self._forgetting:g} are allowed"
             )
-            verdict = verdict._replace(promote=False, reasons=(*verdict.reasons, reason))
-        return Judged(verdict, unharmed)
+        judged = tuple(helped) or sets
+        guard = Guard(on.y[known], np.arange(known.sum()) < on.factory, self._limits)
+        verdict = guard.judge(*({s.name: z[s.name].argmax(1)[known] for s in judged} for z in (old, new)))
+        if not helped:
+            verdict = verdict._replace(promote=False, reasons=(*reasons, *verdict.reasons))
+        return Judged(verdict, judged)
 
-    def _lost(self, right: dict[str, NDArray[np.bool_]], sets: tuple[ParameterSet, ...], deadline: Deadline) -> float:
-        """Share of the anchor's answers, over some sets together, that were right at the factory and are no more."""
+    def _forgotten(self, which: ParameterSet, z: NDArray[np.float64], deadline: Deadline) -> float:
+        """How far the cross entropy of the anchor, whose outputs are z, is above that at the factory's parameters."""
         if not len(self._anchor):
             return 0.0
-        missing = tuple(s for s in sets if s.name not in self._origin)
-        for name, z in logits(self._model, missing, self._anchor.x.astype(np.int16), deadline.check).items():
-            self._origin[name] = z.argmax(1) == self._anchor.y
-        count = len(self._anchor)
-        return float(np.mean([self._origin[s.name].mean() - right[s.name][:count].mean() for s in sets]))
-
-    def _agreed(self, outputs: list[NDArray[np.float64]]) -> NDArray[np.int64]:
-        """Labels (N,) that outputs (N, K) have the confidence for together; else UNLABELLED."""
-        odds = [np.exp(z - z.max(1, keepdims=True)) for z in outputs]
-        p = np.mean([o / o.sum(1, keepdims=True) for o in odds], axis=0)
-        return np.where(p.max(1) >= self._confidence, p.argmax(1), UNLABELLED)
+        if which.name not in self._origin:
+            x = self._anchor.x.astype(np.int16)
+            found = logits(self._model, (which,), x, deadline.check)[which.name]
+            self._origin[which.name] = cross_entropy(found, self._anchor.y)
+        return cross_entropy(z, self._anchor.y) - self._origin[which.name]

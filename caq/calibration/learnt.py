@@ -11,6 +11,7 @@ from caq.calibration.biases import Past, output_layer
 from caq.calibration.core import CoreSet
 from caq.calibration.state import Arrays, State, owned, random_from_array, random_to_array
 from caq.calibration.statistics import Running
+from caq.calibration.waiting import WaitingRoom
 from caq.errors import SchemaError, StateFormatError
 from caq.model import Model
 from caq.plan import Parameters
@@ -26,9 +27,10 @@ CALIBRATED = ("gain", "gain_exponent", "bias", "bias_exponent")
 class Learnt:
     """parameters: in force; statistics, biases: what the rungs know of the stream; core: the core set, in input codes.
 
-    pending, pending_y: samples (N, H, W, C) int8 that no step has seen yet, and their labels (N,) int16. steps: that
-    were done; turn: which set the next one begins with; watch: samples that are still to be calibrated with since the
-    last alarm. random: the state of a generator, (6,) uint64.
+    pending, pending_y: samples (N, H, W, C) int8 that no step has seen yet, and their labels (N,) int16; the first has
+    the id `core.seen`. waiting: samples that steps saw, and whose label may come yet. steps: that were done; turn:
+    which set the next one begins with; watch: samples that are still to be calibrated with since the last alarm.
+    random: the state of a generator, (6,) uint64.
     """
 
     parameters: Parameters
@@ -37,6 +39,7 @@ class Learnt:
     core: CoreSet
     pending: NDArray[np.int8]
     pending_y: NDArray[np.int16]
+    waiting: WaitingRoom
     random: NDArray[np.uint64]
     steps: int = 0
     turn: int = 0
@@ -48,7 +51,8 @@ class Learnt:
         sets, none = len(model.parameters.gain), np.zeros((0, *model.graph.input_shape), np.int8)
         random = random_to_array(np.random.default_rng(seed))
         statistics, biases = Running.empty(model.parameters), Past.empty(sets, classes(model))
-        return cls(model.parameters, statistics, biases, core, none, np.zeros(0, np.int16), random)
+        waiting = WaitingRoom.empty(model.graph.input_shape)
+        return cls(model.parameters, statistics, biases, core, none, np.zeros(0, np.int16), waiting, random)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """For `caq.calibration.state`."""
@@ -58,6 +62,7 @@ class Learnt:
             **owned("statistics", self.statistics.to_arrays()),
             **owned("biases", self.biases.to_arrays()),
             **owned("core", self.core.to_arrays()),
+            **owned("waiting", self.waiting.to_arrays()),
             **owned("stream", {"x": self.pending, "y": self.pending_y, "random": self.random, "counts": counts}),
         }
 
@@ -78,7 +83,8 @@ class Learnt:
             Past.from_arrays(state.part("biases"), sets, classes(model)),
             core,
             pending,
-            _labels(y, classes(model)),
+            _labels(y, known_labels(model)),
+            WaitingRoom.from_arrays(state.part("waiting"), model.graph.input_shape, known_labels(model)),
             random,
             *(int(count) for count in counts),
         )
@@ -90,6 +96,11 @@ def classes(model: Model) -> int:
     return layer.channels if layer is not None and model.task == "classify" else 0
 
 
+def known_labels(model: Model) -> int:
+    """How many labels a sample may have."""
+    return int(np.prod(model.graph.shapes[-1]))
+
+
 def check_core(core: CoreSet, model: Model) -> None:
     """Raises StateFormatError unless the core set holds input codes of the model and labels that it knows."""
     shape = model.graph.input_shape
@@ -98,7 +109,7 @@ def check_core(core: CoreSet, model: Model) -> None:
             f"core set: {shape} int8 codes at widths {model.graph.widths} are expected, not "
             f"{core.x.shape[1:]} {core.x.dtype} at {core.widths}; caq.calibration.calibrator.make_core makes them"
         )
-    if len(core) and core.y.max() >= int(np.prod(model.graph.shapes[-1])):
+    if len(core) and core.y.max() >= known_labels(model):
         raise StateFormatError(f"core set: label {core.y.max()} is none of the model's")
 
 
@@ -114,7 +125,7 @@ def _parameters(arrays: Arrays, model: Model) -> Parameters:
 
 
 def _labels(y: NDArray[Any], count: int) -> NDArray[np.int16]:
-    if y.dtype != np.int16 or (len(y) and not -1 <= y.min() <= y.max() < max(count, 1)):
+    if y.dtype != np.int16 or (len(y) and not -1 <= y.min() <= y.max() < count):
         raise StateFormatError("stream: labels do not fit the model")
     return y
 

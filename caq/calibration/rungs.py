@@ -14,7 +14,7 @@ from caq.calibration.core import UNLABELLED, CoreSet
 from caq.calibration.deadline import Deadline, OutOfTime
 from caq.calibration.judge import Judged, held_out
 from caq.calibration.learnt import Learnt, classes
-from caq.calibration.sets import ParameterSet, logits, with_row
+from caq.calibration.sets import ParameterSet, blended, logits, with_rows
 from caq.calibration.statistics import StatisticsRung
 from caq.model import Model
 from caq.plan import Parameters
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 #: Of the time that is left, what a rung may take to propose; the rest is for the judge, and for rungs above.
 _TO_PROPOSE = 0.5
+
+#: Parts of the way from the parameters in force to what a rung proposes, tried in turn until they help: the whole way
+#: often costs the source more than a quarter of it, and gains no more.
+SHARES = (1.0, 0.5, 0.25)
 
 #: `Judge.__call__` on the step's slice.
 Judging = Callable[[Parameters, Parameters, tuple[ParameterSet, ...], Deadline], "Judged | None"]
@@ -46,16 +50,22 @@ class Ladder:
         self._x, self._y = anchor.x[fit].astype(np.int16), anchor.y[fit]
 
     def climb(
-        self, now: Learnt, x: NDArray[np.int8], y: NDArray[np.int16], judge: Judging, deadline: Deadline
+        self, now: Learnt, x: NDArray[np.int8], y: NDArray[np.int16], fresh: int, judge: Judging, deadline: Deadline
     ) -> tuple[Learnt, list[dict[str, Any]]]:
-        """What is learnt from samples x (N, H, W, C), y (N,), and a record for each rung that proposed something."""
+        """What is learnt from samples x (N, H, W, C), y (N,), and a record for each rung that proposed something.
+
+        The first `fresh` samples are new; of the others only the labels are.
+        """
         records = []
         rungs = {"statistics": self._propose_statistics, "biases": self._propose_biases}
         for name in self._config.rungs:
-            if not len(x) or (name == "biases" and not (classes(self._model) and (y != UNLABELLED).any())):
+            if name == "biases" and not (classes(self._model) and (y != UNLABELLED).any()):
                 continue
+            if name == "statistics" and not fresh:
+                continue
+            given = fresh if name == "statistics" else len(x)
             begin, share = deadline.now(), deadline.share(_TO_PROPOSE)
-            now, proposed, sets = rungs[name](now, x.astype(np.int16), y, share)
+            now, proposed, sets = rungs[name](now, x[:given].astype(np.int16), y[:given], share)
             now, record = self._judged(name, now, proposed, sets, judge, deadline)
             records.append({**record, "ms": round(1000 * (deadline.now() - begin), 3)})
         return now, records
@@ -106,27 +116,40 @@ class Ladder:
     ) -> tuple[Learnt, dict[str, Any]]:
         if not sets:
             return now, _dropped(name, "time was over before a set was done; give a larger max_ms")
-        try:
-            judged = judge(now.parameters, proposed, sets, deadline)
-        except OutOfTime:
-            return now, _dropped(name, "time was over before it was judged; give a larger max_ms")
         if not self._config.guarded:
-            verdict = None if judged is None else judged.verdict._replace(promote=True, reasons=("there is no guard",))
-        elif judged is None:
-            return now, _dropped(name, "nothing to judge it on: no label, and no confident answer")
-        else:
-            verdict, sets = judged
-        if verdict is None:
             record: dict[str, Any] = {"what": name, "promoted": True, "reasons": ["there is no guard"]}
-        else:
-            record = verdict.record(name, nbytes=len(sets) * _row_bytes(proposed), ms=0.0)
-        record["sets"] = [which.name for which in sets]
-        if not record["promoted"]:
-            return now, record
-        parameters = now.parameters
-        for which in sets:
-            parameters = with_row(parameters, which.row, proposed)
-        return replace(now, parameters=parameters), record
+            parameters = with_rows(now.parameters, sets, proposed)
+            return replace(now, parameters=parameters), {**record, "sets": [which.name for which in sets]}
+        parameters, rest, record = now.parameters, sets, {}
+        shares: dict[str, float] = {}
+        try:
+            for share in SHARES:
+                candidate = blended(self._model.graph, now.parameters, proposed, share)
+                judged = judge(now.parameters, candidate, rest, deadline)
+                if judged is None:
+                    return now, _dropped(name, "nothing to judge it on: no sample of the stream was held out")
+                found = judged.verdict.record(name, nbytes=len(judged.sets) * _row_bytes(proposed), ms=0.0)
+                if judged.verdict.promote:
+                    parameters = with_rows(parameters, judged.sets, candidate)
+                    shares |= {which.name: share for which in judged.sets}
+                    rest = tuple(which for which in rest if which not in judged.sets)
+                    record = _merged(record, found)
+                elif not record:
+                    record = found
+                if not rest:
+                    break
+        except OutOfTime:
+            if not record:
+                return now, _dropped(name, "time was over before it was judged; give a larger max_ms")
+        return replace(now, parameters=parameters), {**record, "sets": list(shares), "shares": shares}
+
+
+def _merged(record: dict[str, Any], promoted: dict[str, Any]) -> dict[str, Any]:
+    """One record of sets that were promoted one after the other; what was refused before says nothing then."""
+    if not record.get("promoted"):
+        return promoted
+    scores = {key: {**record[key], **promoted[key]} for key in ("accuracy_before", "accuracy_after")}
+    return {**record, **scores, "bytes": record["bytes"] + promoted["bytes"]}
 
 
 def _dropped(name: str, reason: str) -> dict[str, Any]:

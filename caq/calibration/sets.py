@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from caq.graph import Assignment
+from caq.graph import Assignment, Graph
 from caq.model import Model
 from caq.native import NativePlan, Program, Tables
-from caq.plan import Parameters
+from caq.plan import Parameters, affine, to_mantissas
 from caq.scaling import InputScaling
 
 if TYPE_CHECKING:
@@ -74,11 +74,29 @@ def run(plan: NativePlan, x: NDArray[np.int16]) -> NDArray[np.int16]:
     return np.concatenate([plan.run(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
 
 
-def with_row(parameters: Parameters, row: int, other: Parameters) -> Parameters:
-    """`parameters` with one set of `other`."""
-    changed: Mapping[str, NDArray[np.generic]] = {
-        name: getattr(parameters, name).copy() for name in ("gain", "gain_exponent", "bias", "bias_exponent")
-    }
+#: What a set has of its own.
+ROWS = ("gain", "gain_exponent", "bias", "bias_exponent")
+
+
+def with_rows(parameters: Parameters, sets: tuple[ParameterSet, ...], other: Parameters) -> Parameters:
+    """`parameters` with some sets of `other`."""
+    changed: Mapping[str, NDArray[np.generic]] = {name: getattr(parameters, name).copy() for name in ROWS}
+    rows = [which.row for which in sets]
     for name, values in changed.items():
-        values[row] = getattr(other, name)[row]
+        values[rows] = getattr(other, name)[rows]
     return parameters.replace(**changed)
+
+
+def blended(graph: Graph, old: Parameters, new: Parameters, share: float) -> Parameters:
+    """Gains and biases a part of the way, 0..1, from `old` to `new`, which have the same steps and ratios."""
+    if share == 1:
+        return new
+    found = old.replace(**{name: getattr(old, name).copy() for name in ROWS})
+    for layer in graph.layers:
+        span = slice(layer.first_channel, layer.first_channel + layer.channels)
+        for row in range(len(old.gain)):
+            (gain, bias), (gain_to, bias_to) = affine(old, layer, row), affine(new, layer, row)
+            exponents = found.gain_exponent, found.bias_exponent
+            found.gain[row, span], exponents[0][row, layer.index] = to_mantissas(gain + share * (gain_to - gain))
+            found.bias[row, span], exponents[1][row, layer.index] = to_mantissas(bias + share * (bias_to - bias))
+    return found

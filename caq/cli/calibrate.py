@@ -54,7 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=whole(1), default=10, metavar="N", help="default %(default)s")
     parser.add_argument("--method", choices=METHODS, default="ladder", help="default %(default)s; bn has no guard")
     parser.add_argument("--unlabelled", action="store_true", help="the stream has no labels")
-    parser.add_argument("--core-size", type=whole(2), default=60, metavar="N", help="samples; default %(default)s")
+    parser.add_argument(
+        "--core-size", type=whole(2), default=200, metavar="N", help="samples, or all there are; default %(default)s"
+    )
     parser.add_argument("--max-ms", type=positive, metavar="MS", help="that a step may compute; default: no limit")
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="keep there what is learnt, and resume from it; default: nowhere"
@@ -80,7 +82,8 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
                 advance(f"batch {i + 1}")
         else:
             config = replace(config, max_ms=args.max_ms, seed=args.seed)
-            core = make_core(model, *stream.source, size=args.core_size, seed=args.seed)
+            size = min(args.core_size, len(stream.source.y))
+            core = make_core(model, *stream.source, size=size, seed=args.seed)
             with Calibrator(args.artifact, core, args.state, config) as calibrator:
                 problems, first = calibrator.problems, min(calibrator.steps, len(stream.batches))
                 if first:
@@ -92,7 +95,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
                     assert result is not None  # drift is not waited for
                     rows.append({**_row(i + 1, before, calibrator.model, batch, stream), "ms": round(result.ms, 1)})
                     advance(f"batch {i + 1}")
-                history = calibrator.history
+                history = list(calibrator.history)
     for problem in problems:
         output.say(problem)
     output.table(f"{args.artifact}, domain {args.target_domain}: accuracy", list(_lines(rows)))

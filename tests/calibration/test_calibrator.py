@@ -1,13 +1,7 @@
-"""The calibrator: what helps is promoted, what harms is not; restarts change no bit, budgets hold, kill -9 is safe."""
+"""The calibrator: what helps is promoted, what harms is not; restarts change no bit, budgets hold."""
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -22,8 +16,6 @@ from caq.engine import Engine
 from caq.errors import ConfigError, DataError, StateFormatError, StateMismatchError, UnsupportedError
 from tests import models
 from tests.calibration.streams import core_of, drifted, parameters_of, source
-
-SOAK = bool(os.environ.get("CAQ_SOAK"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +53,8 @@ def fed(calibrator, x, y, batch=40):
 def test_a_drifted_stream_with_labels_is_followed(world):
     model, core, x, y = world
     before = accuracy(model, x[160:], y[160:])
-    calibrator = fed(Calibrator(model, core), x[:160], y[:160])
+    config = CalibratorConfig(forgetting=1.0)  # what this network knew and what it is to learn differ
+    calibrator = fed(Calibrator(model, core, config=config), x[:160], y[:160])
     promoted = [record for record in calibrator.history if record["promoted"]]
     assert promoted and calibrator.steps == 4
     after = accuracy(calibrator.model, x[160:], y[160:])
@@ -72,8 +65,7 @@ def test_a_drifted_stream_with_labels_is_followed(world):
 
 def test_labels_are_not_needed_for_the_first_rung(world):
     model, core, x, y = world
-    config = CalibratorConfig(confidence=0.5)
-    calibrator = fed(Calibrator(model, core, config=config), x, None)
+    calibrator = fed(Calibrator(model, core), x, None)
     assert {record["what"] for record in calibrator.history} == {"statistics"}
     assert (accuracy(calibrator.model, x, y) >= accuracy(model, x, y) - 0.02).all()
 
@@ -244,37 +236,3 @@ def test_bad_arguments(world, artifact, tmp_path):
     other = make_core(model, x, y, size=60, seed=1)
     with pytest.raises(StateMismatchError, match="another core set"):
         Calibrator(artifact, other, tmp_path / "s")
-
-
-CHILD = """
-import sys, numpy as np
-from tests.calibration.streams import source, core_of, drifted
-from caq.calibration.calibrator import Calibrator
-from caq.calibration.config import CalibratorConfig
-model, x, y = source()
-calibrator = Calibrator(sys.argv[1], core_of(model, x, y), sys.argv[2], CalibratorConfig())
-while True:
-    calibrator.partial_fit(drifted(x[:20]), y[:20])
-    print(calibrator.steps, flush=True)
-"""
-
-
-@pytest.mark.soak
-def test_kill_9_leaves_the_old_state_or_the_new_one(world, artifact, tmp_path):
-    _, core, _, _ = world
-    draw = random.Random(0)
-    untouched = artifact.read_bytes()
-    for _ in range(1000 if SOAK else 4):
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(artifact), str(tmp_path / "s")], stdout=subprocess.PIPE, text=True
-        )
-        first = child.stdout.readline()
-        time.sleep(draw.random() * 0.3)
-        child.send_signal(signal.SIGKILL)
-        committed = int((first + child.communicate()[0]).split()[-1])
-        with Calibrator(artifact, core, tmp_path / "s") as calibrator:
-            assert not calibrator.problems
-            assert committed <= calibrator.steps <= committed + 1
-            assert calibrator.core.seen == 20 * calibrator.steps
-            calibrator.model.parameters.check(calibrator.model.graph)
-    assert artifact.read_bytes() == untouched

@@ -37,6 +37,8 @@ def test_what_helps_is_promoted_and_what_changes_nothing_is_not():
     same = judge(worse, worse)
     assert not same.promote and "changes by +0.0000" in same.reasons[0]
     assert judge(worse, worse, Limits(gain=0)).promote
+    assert not judge(better, worse, Limits(gain=0, point=1)).promote
+    assert judge(better, worse, Limits(gain=None, point=1)).promote
 
 
 def test_a_gain_on_the_whole_does_not_pay_for_a_point():

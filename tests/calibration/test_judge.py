@@ -1,4 +1,4 @@
-"""The judge: which samples it sees, labels that it makes up, and sets that it leaves out."""
+"""The judge: which samples it sees, what it asks of a set, and what it allows to be forgotten."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from caq.calibration.biases import output_layer, with_output_biases
+from caq.calibration.core import UNLABELLED
 from caq.calibration.deadline import Deadline, OutOfTime
 from caq.calibration.guard import Limits
-from caq.calibration.judge import Judge
+from caq.calibration.judge import Judge, cross_entropy, entropy, held_out
 from caq.calibration.sets import coded, parameter_sets
 from tests import models
 from tests.calibration.streams import core_of, source
@@ -25,43 +26,101 @@ def world():
     return coded(model), core_of(model, x, y), stream
 
 
-def judge(world, y, confidence=0.8, limits=Limits()):  # noqa: B008
+#: No floors of accuracy: cross entropy and entropy alone decide.
+FREE = Limits(gain=None, point=1, class_=1, factory=1)
+
+
+def judge(world, y, limits=FREE, forgetting=0.05):
     model, core, stream = world
-    made = Judge(model, core, seed=0, limits=limits, confidence=confidence)
-    return partial(made, made.slice_of(core, stream, y))
+    made = Judge(model, core, seed=0, limits=limits, forgetting=forgetting)
+    return partial(made, made.slice_of(core, stream, y, np.arange(60)))
 
 
-def one_class(model, row):
-    """Parameters with which set `row` answers class 0 only."""
-    b = np.array([1e6, 0.0, 0.0]) * float(model.parameters.steps[-1])
-    return with_output_biases(model.parameters, model.parameters, output_layer(model.graph), row, b)
+def with_biases(model, rows, b):
+    """Parameters with these output biases, in output codes, at some sets."""
+    found, layer = model.parameters, output_layer(model.graph)
+    for row in rows:
+        step = float(model.parameters.steps[-1])
+        found = with_output_biases(found, model.parameters, layer, row, np.array(b) * step)
+    return found
 
 
-def test_a_set_that_is_harmed_is_left_out(world):
+def test_figures_are_those_of_the_formulas():
+    z = np.array([[0.0, np.log(3.0)], [800.0, 0.0]])
+    assert cross_entropy(z, np.array([1, 0])) == pytest.approx(-np.log(0.75) / 2)
+    assert entropy(z) == pytest.approx(-(0.25 * np.log(0.25) + 0.75 * np.log(0.75)) / 2)
+
+
+def test_a_set_is_calibrated_if_labels_say_that_it_gains(world):
     model, *_ = world
     sets = parameter_sets(model)
-    found = judge(world, np.full(60, -1))(model.parameters, one_class(model, 2), sets, NEVER)
-    assert found is not None and found.sets == tuple(s for s in sets if s.row != 2)
-    assert not found.verdict.promote  # nothing else changed, so nothing is gained
+    one = np.full(60, 0)  # every sample of the stream is of class 0
+    better = with_biases(model, [0, 2], [2.0, 0.0, 0.0])
+    found = judge(world, one, forgetting=9)(model.parameters, better, sets, NEVER)
+    assert found is not None and found.sets == (sets[0], sets[2]) and found.verdict.promote
+    found = judge(world, np.full(60, 1), forgetting=9)(model.parameters, better, sets, NEVER)
+    assert found is not None and not found.verdict.promote and found.sets == sets
+    assert "cross entropy of the stream falls by -" in found.verdict.reasons[0]
 
 
-def test_labels_are_made_up_where_all_are_confident_and_nowhere_else(world):
+def test_what_the_factory_knew_limits_it(world):
     model, *_ = world
-    sets = parameter_sets(model)[2:3]
-    counts = []
-    for confidence in (0.4, 0.8, 0.999, 1.0):
-        found = judge(world, np.full(60, -1), confidence)(model.parameters, model.parameters, sets, NEVER)
-        assert found is not None
-        counts.append(found.verdict.samples)
-    labelled = judge(world, np.zeros(60, np.int64))(model.parameters, model.parameters, sets, NEVER)
-    assert labelled is not None and counts == sorted(counts, reverse=True)
-    assert labelled.verdict.samples == counts[0] > counts[-1]
+    sets, y = parameter_sets(model)[2:3], np.full(60, 0)
+    changes = [with_biases(model, [2], [b, 0.0, 0.0]) for b in (1.0, 10.0, 100.0, 1000.0)]
+    allowed = []
+    for forgetting in (0.0, 0.05, 0.5, 5.0):
+        judged = [judge(world, y, forgetting=forgetting)(model.parameters, c, sets, NEVER) for c in changes]
+        allowed.append(sum(found.verdict.promote for found in judged))
+    assert allowed == sorted(allowed) and allowed[0] < allowed[-1]
+
+
+def test_losses_do_not_add_up(world):
+    """What is as in force, or a little better on the stream, but forgets what the factory knew, is refused."""
+    model, *_ = world
+    sets, y = parameter_sets(model)[2:3], np.full(60, 0)
+    worse, more = with_biases(model, [2], [1000.0, 0.0, 0.0]), with_biases(model, [2], [1100.0, 0.0, 0.0])
+    found = judge(world, y)(worse, more, sets, NEVER)
+    assert found is not None and not found.verdict.promote and "at the factory" in found.verdict.reasons[0]
+    found = judge(world, y, forgetting=1e6)(worse, more, sets, NEVER)
+    assert found is not None and found.verdict.promote
+
+
+def test_without_labels_answers_are_to_become_surer(world):
+    model, *_ = world
+    sets, none = parameter_sets(model)[2:3], np.full(60, UNLABELLED)
+    surer = with_biases(model, [2], [1e6, 0.0, 0.0])
+    found = judge(world, none, forgetting=1e6)(model.parameters, surer, sets, NEVER)
+    assert found is not None and found.verdict.promote
+    found = judge(world, none, forgetting=1e6)(surer, model.parameters, sets, NEVER)
+    assert found is not None and not found.verdict.promote and "w8a8: entropy of" in found.verdict.reasons[0]
+    assert not judge(world, none)(model.parameters, surer, sets, NEVER).verdict.promote  # but not at any price
+
+
+def test_floors_of_accuracy_hold_too(world):
+    model, *_ = world
+    sets, y = parameter_sets(model)[2:3], np.full(60, 0)
+    change = with_biases(model, [2], [1e6, 0.0, 0.0])
+    found = judge(world, y, Limits(gain=None, point=1, class_=0.5, factory=1), 1e6)(
+        model.parameters, change, sets, NEVER
+    )
+    assert found is not None and not found.verdict.promote and "class" in found.verdict.reasons[0]
+
+
+def test_the_slice_has_the_whole_batch_where_it_has_no_labels(world):
+    model, core, stream = world
+    made = Judge(model, core, seed=0, limits=FREE, forgetting=0.05)
+    ids, factory = np.arange(60), held_out(core.ids, 0).sum()
+    labelled = made.slice_of(core, stream, np.zeros(60, np.int16), ids)
+    assert labelled.factory == factory and len(labelled.y) == factory + held_out(ids, 0).sum()
+    assert len(made.slice_of(core, stream, np.full(60, UNLABELLED), ids).y) == factory + 60
+    alone = made.slice_of(core, stream[:0], np.zeros(0, np.int16), ids[:0])
+    assert made(alone, model.parameters, model.parameters, parameter_sets(model), NEVER) is None
 
 
 def test_time_can_end_it(world):
     model, *_ = world
     with pytest.raises(OutOfTime):
-        judge(world, np.full(60, -1))(
+        judge(world, np.full(60, UNLABELLED))(
             model.parameters, model.parameters, parameter_sets(model), Deadline(0.0, lambda: 1.0)
         )
 
@@ -74,14 +133,3 @@ def test_a_share_of_what_is_left():
     with pytest.raises(OutOfTime):
         half.check()
     Deadline(20.0, lambda: now[0]).check()
-
-
-def test_losses_on_the_factorys_samples_do_not_add_up(world):
-    """A change that is as what was in force, but worse than the factory, is refused."""
-    model, *_ = world
-    sets, y = parameter_sets(model)[2:3], np.full(60, -1)
-    worse = one_class(model, 2)
-    found = judge(world, y, limits=Limits(gain=0, factory=0.3))(worse, worse, sets, NEVER)
-    assert found is not None and not found.verdict.promote and "at the factory" in found.verdict.reasons[0]
-    found = judge(world, y, limits=Limits(gain=0, factory=1))(worse, worse, sets, NEVER)
-    assert found is not None and found.verdict.promote
