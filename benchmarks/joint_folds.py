@@ -198,7 +198,7 @@ def main() -> int:
         "hours": round(sum(one["seconds"] for one in trainings) / 3600, 2),
         "trainings": trainings,
     }
-    stem = RESULTS / f"folds_{data.name}_{args.model}"
+    stem = RESULTS / f"folds_{data.name}_{args.model}_{args.folds}x{args.epochs}"
     stem.with_suffix(".json").write_text(json.dumps(record) + "\n")
     stem.with_suffix(".md").write_text(f"`{record['command']}`\n\n{markdown(summary(trainings))}\n")
     print(markdown(summary(trainings)))
