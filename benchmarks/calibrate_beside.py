@@ -10,7 +10,8 @@ between, as a sensor's samples come. Windows without calibration and windows in 
 break take turns, so that what other processes do to the machine hits both. Percentiles are of all windows of a kind
 together; `ratio_p99` is during calibration over idle. The load average says how many others wanted the CPUs.
 
-Time of a step: all of it, on the clock, and on the thread's CPU. Memory: resident set of a process of its own, above
+Time of a step: all of it with the swap, on the clock, and on the thread's CPU; `alone` as urgent as other processes and
+without inference, else in its nice thread, beside it. Memory: resident set of a process of its own, above
 what it was with the model loaded and inference done, but nothing of caq.calibration imported: after importing that, and
 numpy.random, which it draws with (`code`); the most of all steps (`peak`: VmHWM, which was set back); `arrays` is the
 peak of what Python and numpy allocate in one step.
@@ -93,8 +94,8 @@ def resident(name: str) -> int:
     raise KeyError(name)
 
 
-def memory(path: str) -> dict[str, Any]:
-    """Of the steps of a calibrator, in a fresh process."""
+def alone(path: str) -> dict[str, Any]:
+    """Memory and time of the steps of a calibrator in a fresh process, without a thread and as urgent as others."""
     x, y = samples()
     engine = caq.Engine(path)
     engine.run(x[0])
@@ -106,14 +107,20 @@ def memory(path: str) -> dict[str, Any]:
     np.random.default_rng(0)
     code = resident("VmRSS")
     calibrator = Calibrator(path, read_core(path))
+    wall, cpu = [], []
     for i in range(5):
+        begin, used = time.perf_counter(), time.thread_time()
         calibrator.partial_fit(x[BATCH * i :][:BATCH], y[BATCH * i :][:BATCH])
         engine.adopt(calibrator.model.parameters)
+        wall.append(1000 * (time.perf_counter() - begin))
+        cpu.append(1000 * (time.thread_time() - used))
     found = {"code_mib": (code - loaded) / 2**20, "peak_mib": (resident("VmHWM") - loaded) / 2**20}
     tracemalloc.start()
     calibrator.partial_fit(x[-BATCH:], y[-BATCH:])
     found["arrays_peak_mib"] = tracemalloc.get_traced_memory()[1] / 2**20
-    return {name: round(value, 2) for name, value in found.items()} | {"loaded_mib": round(loaded / 2**20, 2)}
+    found |= {"first_ms": wall[0], "median_ms": float(np.median(wall[1:])), "median_cpu_ms": float(np.median(cpu[1:]))}
+    found |= {"loaded_mib": loaded / 2**20, "load_average": os.getloadavg()[0]}
+    return {name: round(value, 2) for name, value in found.items()}
 
 
 def beside(path: str, rounds: int, seconds: float, pause_s: float) -> dict[str, Any]:
@@ -190,7 +197,7 @@ def main() -> int:
     if args.child is not None:
         what, path = args.child
         pause_s = PAUSE_S if what == "paced" else 0.0
-        found = memory(path) if what == "memory" else beside(path, args.rounds, args.seconds, pause_s)
+        found = alone(path) if what == "alone" else beside(path, args.rounds, args.seconds, pause_s)
         print(json.dumps(found))
         return 0
     options = ["--rounds", str(args.rounds), "--seconds", str(args.seconds)]
@@ -208,7 +215,7 @@ def main() -> int:
         path = str(Path(folder) / "resnet8.caq")
         caq.save(untrained_resnet8(), path)
         write_core(path)
-        for what in ("memory", "back_to_back", "paced"):
+        for what in ("alone", "back_to_back", "paced"):
             command = [sys.executable, "-m", "benchmarks.calibrate_beside", *options, "--child", what, path]
             result[what] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     (RESULTS / "calibrate_beside.json").write_text(json.dumps(result, indent=1) + "\n")
