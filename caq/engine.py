@@ -82,7 +82,9 @@ class Engine:
         check_max_width(max_width)
         if mapped and isinstance(source, Model) and source.mapped is None:
             raise ConfigError("mapped: this model is in memory; pass its path, or caq.load(path, mapped=True)")
-        self.model = source if isinstance(source, Model) else load(source, max_width=max_width, mapped=mapped)
+        self.model = (
+            source if isinstance(source, Model) else load(source, max_width=max_width, mapped=mapped, sections=False)
+        )
         available = min(len(self.model.planes), max_width)
         needed = {p.name: max(max(_weights(b.assignment)) for b in p.branches) for p in self.model.points}
         served = {p.name: p for p in self.model.points if needed[p.name] <= available}

@@ -12,6 +12,7 @@ from caq.model import TASKS, Model, OperatingPoint
 from caq.plan import Parameters
 from caq.quant import multiplicand_unit, pack
 from caq.scaling import InputScaling
+from caq.sections import StoredCore
 
 WIDTHS = (2, 4, 8)
 
@@ -20,6 +21,14 @@ def model(seed: int, dtype: str = "uint8", widths: tuple[int, ...] = WIDTHS, tas
     """A model with every kind of operation, a point for each width, and a mixed one with its own parameter set."""
     rng = np.random.default_rng(seed)
     return from_graph(random_graph(rng, widths), rng, dtype, task)
+
+
+def with_core(model: Model, count: int = 6) -> Model:
+    """With a core set of random samples, of every class."""
+    rng, graph = np.random.default_rng(count), model.graph
+    x = rng.integers(-128, 128, (count, *graph.input_shape)).astype(np.int8)
+    y = (np.arange(count) % math.prod(graph.shapes[-1])).astype(np.int16)
+    return model.replace(core=StoredCore(x, y, rng.integers(0, 9, (count, len(graph.widths))).astype(np.uint8)))
 
 
 def tiny(seed: int = 0, dtype: str = "uint8") -> Model:

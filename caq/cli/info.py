@@ -9,7 +9,7 @@ from typing import Any
 from caq.artifact import Reader
 from caq.cli.arguments import add_artifact
 from caq.cli.output import Output, number
-from caq.cli.points import describe_points, explain_points, print_points
+from caq.cli.points import describe_core, describe_points, explain_core, explain_points, print_points
 from caq.model import Model
 
 HELP = "show an artifact's sizes, layers and operating points"
@@ -30,6 +30,8 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     output.say(f"labels: {', '.join(model.label_names) or 'none'}")
     output.table("sizes", _size_rows(sizes))
     output.table("layers", _layer_rows(layers))
+    core = describe_core(model)
+    output.say("core set: none" if core is None else explain_core(core))
     print_points(output, "operating points", points)
     explain_points(output, model.graph, model.points)
     output.table("provenance", [{"field": key, "value": value} for key, value in model.provenance.items()])
@@ -41,6 +43,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         "sizes": sizes,
         "layers": layers,
         "points": points,
+        "core": core,
         "provenance": dict(model.provenance),
     }
 

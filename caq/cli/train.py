@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from caq import artifact, data
-from caq.cli.arguments import add_data, add_training, whole
+from caq.cli.arguments import add_core, add_data, add_training, core_config, whole
 from caq.cli.output import Output
-from caq.cli.points import describe_points, explain_points, print_points
+from caq.cli.points import describe_core, describe_points, explain_core, explain_points, print_points
 from caq.errors import ConfigError
 from caq.model import Model
 
@@ -23,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="x.caq", help="file to write")
     parser.add_argument("--epochs", type=whole(1), default=30, metavar="N", help="default %(default)s")
     add_training(parser, 4e-3, "saved after each epoch; resumed if it exists")
+    add_core(parser, "core-", required=False)
 
 
 def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
@@ -44,10 +45,11 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*budget) for budget in args.budgets]
     conditional = [Budget(*budget) for budget in args.conditional]
     widths = args.widths or DEFAULT_WIDTHS
+    core = core_config(args)
     with joined() as team:
         output.muted = not team.first
         outputs = Outputs(args.checkpoint, args.tensorboard, quiet=output.muted)
-        model = pipeline.train_model(measured, args.model, config, widths, budgets, outputs, conditional)
+        model = pipeline.train_model(measured, args.model, config, widths, budgets, outputs, conditional, core)
     if not team.first:
         return {}
     if args.domain is not None:
@@ -75,4 +77,7 @@ def report(model: Model, path: Path, output: Output) -> dict[str, Any]:
     size = path.stat().st_size
     print_points(output, f"{path}: {size} bytes", records)
     explain_points(output, model.graph, model.points)
-    return {"artifact": str(path), "file_bytes": size, "task": model.task, "points": records}
+    core = describe_core(model)
+    if core is not None:
+        output.say(explain_core(core))
+    return {"artifact": str(path), "file_bytes": size, "task": model.task, "points": records, "core": core}
