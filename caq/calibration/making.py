@@ -25,8 +25,8 @@ from caq.plan import Parameters
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from caq.progress import Advance
-
+#: How to show progress: a description and the number of steps -> a context that gives what to call after each.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[str], None]]]
 #: Perturbed passes, and the deviation of a gain's factor from 1.
 PASSES, PERTURBATION = 8, 0.05
 
@@ -75,11 +75,11 @@ def draw_core(
     x: NDArray[np.generic],
     y: NDArray[np.integer],
     config: CoreConfig,
-    progress: Callable[[str, int], AbstractContextManager[Advance]],
+    progress: Progress,
 ) -> CoreSet:
     """A core set of samples x (N, ...), y (N,) of the source, in the data's own layout, by misses of perturbed passes.
 
-    progress: shows passes, as caq.progress.progress. Raises UnsupportedError on a model without classes, DataError on
+    Raises UnsupportedError on a model without classes, DataError on
     samples that the model does not take, and what CoreSet.select raises.
     """
     if model.task != "classify":
