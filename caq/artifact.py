@@ -7,7 +7,8 @@ first three are always there:
      "manifest":   {"dtype": "U8", "shape": [m], "data_offsets": [0, m]},
      "parameters": {"dtype": "U8", "shape": [n], "data_offsets": [m, m + n]},
      "planes":     {"dtype": "U8", "shape": [w, P], "data_offsets": [m + n, m + n + w * P]},
-     "core":       {"dtype": "U8", "shape": [N, B], "data_offsets": [m + n + w * P, m + n + w * P + N * B]}}
+     "core":       {"dtype": "U8", "shape": [N, B], "data_offsets": [m + n + w * P, m + n + w * P + N * B]},
+     "flips":      {"dtype": "U8", "shape": [f], "data_offsets": [m + n + w * P + N * B, ...]}}
 
 A model has one notation. The header and the manifest are what `json.dumps` writes without spaces, keys in the order of
 this text, then spaces up to a multiple of 8 bytes; what could be left out, or written shorter, is refused. No byte of
@@ -29,6 +30,15 @@ prefix of the file.
 
 core: a row for each of N samples of the training data (caq.calibration.core): its class (int16, little-endian), a byte
 of misses for each width, ascending, and its input codes, H * W * C of int8.
+
+flips: the network that decides on bit flips (caq.calibration.flips), arrays without gaps; H hidden units follow from
+its size, 8 features, K outputs:
+
+    w1           int8    (W, H, 8)  weights of the hidden units
+    b1           int16   (W, H)     their biases
+    w2           int8    (W, H)     weights of the output
+    b2           int16   (W,)       its bias
+    feedback     int8    (C, K)     what outputs gain from each channel
 
 manifest: an object.
 
@@ -90,7 +100,7 @@ from caq.model import Model
 from caq.plan import Parameters, naming
 from caq.quant import plane_bytes
 from caq.scaling import InputScaling
-from caq.sections import SECTIONS, StoredCore, core_row_bytes
+from caq.sections import SECTIONS, StoredCore, StoredFlips, core_row_bytes, hidden_units
 from caq.strict_json import as_ints, dump, parse
 
 if TYPE_CHECKING:
@@ -307,6 +317,7 @@ class Reader:
             m.provenance,
             mapped,
             self._read_core() if sections and "core" in self.tensors else None,
+            self._read_flips() if sections and "flips" in self.tensors else None,
         )
 
     def _read_parameters(self) -> dict[str, NDArray[Any]]:
@@ -328,6 +339,11 @@ class Reader:
         core = StoredCore.from_rows(self._read_section("core"), self.manifest.graph)
         core.check(self.manifest.graph, self.manifest.task)
         return core
+
+    def _read_flips(self) -> StoredFlips:
+        flips = StoredFlips.from_row(self._read_section("flips"), self.manifest.graph)
+        flips.check(self.manifest.graph, self.manifest.task)
+        return flips
 
     def _read_section(self, name: str) -> NDArray[np.uint8]:
         t = self.tensors[name]
@@ -407,6 +423,10 @@ class Reader:
             raise SchemaError(f"sections: the header has {', '.join(found) or 'none'}, the manifest {wanted}")
         if "core" in found:
             expected["core"] = (*self.tensors["core"].shape[:1], core_row_bytes(g))
+        if "flips" in found:
+            nbytes = self.tensors["flips"].nbytes
+            hidden_units(nbytes, g)
+            expected["flips"] = (nbytes,)
         for name, shape in expected.items():
             if self.tensors[name].shape != shape:
                 raise SchemaError(f"{name}: shape {self.tensors[name].shape}, where the manifest asks for {shape}")
@@ -420,6 +440,8 @@ def _parameters(model: Model) -> bytes:
     """The parameters as the file holds them. Raises SchemaError where a value would change without a word."""
     p, s = model.parameters, model.scaling
     p.check(model.graph)
+    if p.flips is not None:
+        raise SchemaError("flips of weights are a device's state, which a file does not hold; leave them out")
     if p.steps[0] != s.step:
         raise SchemaError(f"steps begin with {p.steps[0]}, the step of the input is {s.step}")
     arrays = {
@@ -444,10 +466,14 @@ def _planes(model: Model) -> NDArray[np.uint8]:
 
 def _sections(model: Model) -> dict[str, NDArray[np.uint8]]:
     """The sections that the file has. Raises SchemaError on ones that do not fit the model."""
-    if model.core is None:
-        return {}
-    model.core.check(model.graph, model.task)
-    return {"core": model.core.to_rows()}
+    found = {}
+    if model.core is not None:
+        model.core.check(model.graph, model.task)
+        found["core"] = model.core.to_rows()
+    if model.flip_network is not None:
+        model.flip_network.check(model.graph, model.task)
+        found["flips"] = model.flip_network.to_row(model.graph)
+    return found
 
 
 def _shapes(m: Manifest) -> dict[str, tuple[int, ...]]:

@@ -76,9 +76,8 @@ def run(plan: NativePlan, x: NDArray[np.int16]) -> NDArray[np.int16]:
 
 def with_row(parameters: Parameters, row: int, other: Parameters) -> Parameters:
     """`parameters` with one set of `other`."""
-    changed: Mapping[str, NDArray[np.generic]] = {
-        name: getattr(parameters, name).copy() for name in ("gain", "gain_exponent", "bias", "bias_exponent")
-    }
+    names = ["gain", "gain_exponent", "bias", "bias_exponent", *(["flips"] if parameters.flips is not None else [])]
+    changed: Mapping[str, NDArray[np.generic]] = {name: getattr(parameters, name).copy() for name in names}
     for name, values in changed.items():
         values[row] = getattr(other, name)[row]
     return parameters.replace(**changed)
