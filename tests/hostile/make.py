@@ -87,7 +87,9 @@ def to_json(data: object) -> bytes:
 
 @functools.cache
 def base(name: str) -> bytes:
-    """A sound file: "uint8", "float32", "conditional" and "core" with all kinds of operations, "reconstruct"."""
+    """A sound file: "uint8", "float32", "conditional", "core", "flips" with all operations, "reconstruct"."""
+    if name == "flips":
+        return dumps(models.with_flip_network(models.with_core(models.model(0))))
     if name == "core":
         return dumps(models.with_core(models.model(0)))
     if name == "conditional":

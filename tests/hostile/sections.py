@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from caq.errors import ArtifactError, FormatError, IntegrityError, SchemaError
 from tests.hostile.edits import Case, Edit, array, drop, entry, header, moved, put, renamed, reordered, reshaped, whole
 from tests.hostile.make import Draft
@@ -19,6 +21,12 @@ def _reconstructs(d: Draft) -> None:
     """A model without classes."""
     d.manifest["task"] = "reconstruct"
     d.manifest["labels"] = []
+
+
+def _alone(d: Draft) -> None:
+    """A flip network, no core set, and no classes."""
+    _reconstructs(d)
+    del d.arrays["core"], d.manifest["sections"]["core"]
 
 
 def _before_planes(h: dict[str, Any]) -> None:
@@ -56,5 +64,14 @@ SECTIONS = [
     _case("flat", reshaped("core", lambda a: a.reshape(-1)), "core: shape"),
     _case("class-negative", array("core", (0, 1), 0xFF), "core.y: classes 0 to 2 are expected, not -"),
     _case("class-unknown", array("core", (0, 0), 3), "core.y: classes 0 to 2 are expected, not 0 to 3"),
+    _case("flips-short", reshaped("flips", lambda a: a[1:]), r"flips: \d+ bytes are no network", base="flips"),
+    _case("flips-long", reshaped("flips", lambda a: a.repeat(2)), r"flips: \d+ bytes are no network", base="flips"),
+    _case("flips-empty-network", reshaped("flips", lambda a: a[:-99]), "flips: .* 1 to 256 hidden units", base="flips"),
+    _case("flips-too-wide", reshaped("flips", lambda a: np.resize(a, len(a) + 33 * 254)), "no network", base="flips"),
+    _case("flips-2-d", reshaped("flips", lambda a: a[None]), r"flips: shape \(1, ", base="flips"),
+    _case("flips-wrong-sha", _kept("flips", "A" * 43), "flips: its SHA-256", IntegrityError, "flips"),
+    _case("flips-before-core", header(lambda h: h.update(core=h.pop("core"))), "'flips'|header", FormatError, "flips"),
+    _case("flips-without-classes", _alone, "flips: classes, .* not reconstruct", base="flips"),
+    _case("flips-missing", drop("sections", "flips"), "the header has core, flips, the manifest core", base="flips"),
     _case("without-classes", _reconstructs, "core: a model that is to reconstruct"),
 ]
