@@ -8,9 +8,10 @@ Nokland 2016, with the mean Jacobian in place of a random matrix). With the erro
 
 stands for the gradient by a layer's multiplicands. What a flip is worth depends on more than g, so a network of some
 hundred integers, trained on what straight-through calibration (LSQ) does to codes at that width, turns FEATURES of each
-weight into a speed in the direction -g. Speeds add up in a *latent* for each weight, from -1 to 1 code of its width; a
-code is flipped while its latent is beyond a half. So a code never leaves the factory's by more than one, one batch
-flips little, and what flips back and forth costs nothing.
+weight into a speed in the direction -g. Speeds add up in a *latent* for each weight, from -1 to 1 code of its width. A
+weight begins where its lower bits say, within the interval that its code spans, as straight-through estimation begins
+from real weights; its code is flipped while the latent takes it out of there. So a code never leaves the factory's by
+more than one, few flip at a time, and those first that lie at an edge, which costs least.
 
 Latents and flips belong to a parameter set (caq.calibration.sets): a set has its own codes, over bit planes that all
 share and nobody writes, so other widths keep every bit (docs/adr/0009-flips.md).
@@ -30,7 +31,7 @@ from caq.calibration.statistics import Check
 from caq.graph import Graph, Layer
 from caq.kernels.reference import pad, windows
 from caq.model import Model
-from caq.plan import Parameters, Plan, affine, build_plan
+from caq.plan import Parameters, Plan, affine, build_plan, layer_codes
 from caq.quant import TOP_WIDTH, requantize
 from caq.reference import run_step
 from caq.sections import StoredFlips
@@ -74,9 +75,23 @@ def layer_slices(graph: Graph) -> list[slice]:
     return [slice(end - layer.weights, end) for end, layer in zip(ends, graph.layers, strict=True)]
 
 
-def flips_of(latents: NDArray[np.int8]) -> NDArray[np.int8]:
-    """-1, 0 or 1 for each latent: a code is flipped while its latent is beyond a half."""
-    return np.sign(latents) * (np.abs(latents.astype(np.int16)) * 2 > LATENT).astype(np.int8)
+def positions(model: Model, which: ParameterSet) -> NDArray[np.float32]:
+    """Where each weight (n,) of a set lies in the interval that its code spans, 0 to 1, by the bits below its width.
+
+    A half where there are none.
+    """
+    graph, top = model.graph, len(model.planes)
+    found = []
+    for layer, pair in zip(graph.layers, which.assignment, strict=True):
+        below = top - pair.weight
+        low = layer_codes(graph, model.planes, layer, top).astype(np.int16) & ((1 << below) - 1)
+        found.append(((low + 0.5) / (1 << below)).astype(np.float32))
+    return np.concatenate(found)
+
+
+def flips_of(latents: NDArray[np.int8], at: NDArray[np.float32]) -> NDArray[np.int8]:
+    """-1, 0 or 1 for latents (n,): whether weights that began at `positions` have left their codes' intervals."""
+    return np.clip(np.floor(at + latents / np.float32(LATENT)), -1, 1).astype(np.int8)
 
 
 class FlipsRung:
@@ -106,11 +121,11 @@ class FlipsRung:
 
         source: (N,), which samples are the factory's. check: may raise before each look; nothing is changed.
         """
-        found = latents.copy()
+        found, at = latents.copy(), positions(self._model, which)
         for _ in range(self._rounds):
             chosen = np.sort(rng.permutation(len(x))[: -(-len(x) // 2)])
             parts = x[chosen], y[chosen], weights[chosen], source[chosen]
-            plan = self.plan_of(self._model, which, parameters, flips_of(found))
+            plan = self.plan_of(self._model, which, parameters, flips_of(found, at))
             evidence = gather(self._model, which, parameters, plan, self._network.feedback, *parts, check)
             for layer, e in zip(self._model.graph.layers, evidence, strict=True):
                 span = self._slices[layer.index]

@@ -12,7 +12,7 @@ from caq.calibration.biases import fit_biases, output_biases, output_layer, with
 from caq.calibration.config import CalibratorConfig
 from caq.calibration.core import UNLABELLED, CoreSet
 from caq.calibration.deadline import Deadline, OutOfTime
-from caq.calibration.flips import FlipsRung, flips_of
+from caq.calibration.flips import FlipsRung, flips_of, positions
 from caq.calibration.judge import Judged, held_out
 from caq.calibration.learnt import Learnt, classes
 from caq.calibration.sets import ParameterSet, logits, with_row
@@ -128,7 +128,7 @@ class Ladder:
                 latents[which.row] = self._flips.propose(
                     which, now.parameters, latents[which.row], samples, answers, weights, source, rng, deadline.check
                 )
-                flips[which.row] = flips_of(latents[which.row])
+                flips[which.row] = flips_of(latents[which.row], positions(self._model, which))
                 done.append(which)
         except OutOfTime:
             pass

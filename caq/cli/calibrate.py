@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from caq import artifact
 from caq.calibration.calibrator import Calibrator, make_core
-from caq.calibration.config import CalibratorConfig
+from caq.calibration.config import RUNGS, CalibratorConfig
 from caq.calibration.core import CoreSet
 from caq.calibration.sets import coded, logits, parameter_sets
 from caq.cli.arguments import MAX_SEED, add_artifact, add_data, add_seed, domains, positive, whole
@@ -26,7 +26,12 @@ from caq.progress import progress
 #: Samples that are drawn if nothing is said.
 CORE_SIZE = 60
 HELP = "calibrate an artifact on a stream of another domain, and measure every width on it and on the source"
-METHODS = {"ladder": CalibratorConfig(), "bn": CalibratorConfig(rungs=("statistics",), guarded=False), "none": None}
+METHODS = {
+    "ladder": CalibratorConfig(),
+    "flips": CalibratorConfig(rungs=RUNGS),
+    "bn": CalibratorConfig(rungs=("statistics",), guarded=False),
+    "none": None,
+}
 
 
 class Part(NamedTuple):
@@ -58,7 +63,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--target-domain", type=whole(-MAX_SEED), required=True, metavar="N", help="half streams, half is tested on"
     )
     parser.add_argument("--batches", type=whole(1), default=10, metavar="N", help="default %(default)s")
-    parser.add_argument("--method", choices=METHODS, default="ladder", help="default %(default)s; bn has no guard")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default="ladder",
+        help="default %(default)s; flips is one rung more, bn has no guard",
+    )
     parser.add_argument("--unlabelled", action="store_true", help="the stream has no labels")
     parser.add_argument("--core-size", type=whole(2), metavar="N", help="samples to draw; default: 60")
     parser.add_argument("--max-ms", type=positive, metavar="MS", help="that a step may compute; default: no limit")

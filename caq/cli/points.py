@@ -126,6 +126,13 @@ def describe_core(model: Model) -> dict[str, Any] | None:
     }
 
 
+def describe_flip_network(model: Model) -> dict[str, int] | None:
+    """Hidden units of an artifact's flip network, and its bytes in the file."""
+    if (network := model.flip_network) is None:
+        return None
+    return {"hidden": network.w2.shape[1], "bytes": len(network.to_row(model.graph))}
+
+
 def explain_core(core: dict[str, Any]) -> str:
     """A line of what `describe_core` found."""
     misses = ", ".join(f"{n} at {w}" for w, n in core["misses_by_width"].items())

@@ -24,6 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=whole(1), default=30, metavar="N", help="default %(default)s")
     add_training(parser, 4e-3, "saved after each epoch; resumed if it exists")
     add_core(parser, "core-", required=False)
+    parser.add_argument(
+        "--flips",
+        action="store_true",
+        help="train a network that flips bits in calibration; of data with domains, a fifth is kept back for it",
+    )
 
 
 def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
@@ -35,6 +40,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     from caq.supernet import pipeline
     from caq.supernet.conversion import DEFAULT_WIDTHS
     from caq.supernet.distributed import joined
+    from caq.supernet.flips import FlipConfig
     from caq.supernet.train import Outputs, TrainConfig
 
     if args.threads is not None:
@@ -45,11 +51,11 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*budget) for budget in args.budgets]
     conditional = [Budget(*budget) for budget in args.conditional]
     widths = args.widths or DEFAULT_WIDTHS
-    core = core_config(args)
+    core, flips = core_config(args), FlipConfig(seed=args.seed) if args.flips else None
     with joined() as team:
         output.muted = not team.first
         outputs = Outputs(args.checkpoint, args.tensorboard, quiet=output.muted)
-        model = pipeline.train_model(measured, args.model, config, widths, budgets, outputs, conditional, core)
+        model = pipeline.train_model(measured, args.model, config, widths, budgets, outputs, conditional, core, flips)
     if not team.first:
         return {}
     if args.domain is not None:

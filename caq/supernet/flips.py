@@ -21,16 +21,35 @@ from torch.nn import functional
 
 from caq.calibration.calibrator import Calibrator, make_core
 from caq.calibration.config import CalibratorConfig
-from caq.calibration.flips import FEATURES, LATENT, UNIT, FlipsRung, codes_of, describe, flips_of, gather
+from caq.calibration.flips import (
+    FEATURES,
+    LATENT,
+    UNIT,
+    FlipsRung,
+    codes_of,
+    describe,
+    flips_of,
+    gather,
+    layer_slices,
+    positions,
+)
 from caq.calibration.sets import ParameterSet, coded, parameter_sets
+from caq.data import Dataset
 from caq.model import Model
 from caq.plan import Parameters
 from caq.quant import MIN_WIDTH, TOP_WIDTH
 from caq.sections import StoredFlips
+from caq.supernet.conditional import RouteData
 from caq.supernet.differentiable import DifferentiableModel, rounded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+#: From how many codes on STE's latents count as a change: a half would be seldom reached at 2 bits.
+CHANGED = 0.25
+#: Samples of a drift that are learnt from.
+MOST_DRIFTED = 1000
 
 
 @dataclass(frozen=True)
@@ -43,8 +62,8 @@ class FlipConfig:
 
     steps: int = 60
     batch: int = 96
-    rates: tuple[float, float] = (0.02, 0.2)
-    looks: int = 4
+    rates: tuple[float, float] = (0.01, 0.1)
+    looks: int = 1
     core: int = 60
     seen: int = 40
     hidden: int = 16
@@ -115,6 +134,7 @@ def calibrate_codes(
     network = DifferentiableModel(model, which, parameters)
     limits = [2 ** (pair.weight - 1) for pair in which.assignment]
     latents = [torch.zeros_like(codes, requires_grad=True) for codes in network.codes]
+    begins = _by_layer(model, positions(model, which))
     groups = [
         {"params": [latent], "lr": _rate(pair.weight, config.rates)}
         for latent, pair in zip(latents, which.assignment, strict=True)
@@ -124,8 +144,8 @@ def calibrate_codes(
     for _ in range(config.steps):
         chosen = rng.permutation(len(x))[: config.batch]
         codes = [
-            rounded(c + latent).clamp(-limit, limit - 1)
-            for c, latent, limit in zip(network.codes, latents, limits, strict=True)
+            rounded(c + at - 0.5 + latent).clamp(-limit, limit - 1)
+            for c, at, latent, limit in zip(network.codes, begins, latents, limits, strict=True)
         ]
         loss = functional.cross_entropy(network(x[chosen], codes), answers[chosen], reduction="none")
         optimizer.zero_grad()
@@ -135,6 +155,15 @@ def calibrate_codes(
             for latent in latents:
                 latent.clamp_(-1, 1)
     return np.concatenate([t.detach().permute(0, 2, 3, 1).reshape(-1).numpy() for t in latents])
+
+
+def _by_layer(model: Model, values: NDArray[np.float32]) -> list[Tensor]:
+    """Values (n,) of all weights as (O, C, rows, columns) of each layer."""
+    parts = (
+        values[span].reshape(layer.weight_shape)
+        for span, layer in zip(layer_slices(model.graph), model.graph.layers, strict=True)
+    )
+    return [torch.from_numpy(part).permute(0, 3, 1, 2) for part in parts]
 
 
 def _rate(width: int, ends: tuple[float, float]) -> float:
@@ -156,6 +185,7 @@ def _examples(
     weights = np.where(np.arange(len(y)) < len(core), settings.core_weight, 1.0)
     own, found = feedback(plain, core.x), []
     for which in parameter_sets(plain)[: len(plain.graph.widths)]:
+        at = positions(plain, which)
         latents = calibrate_codes(plain, which, parameters, x, y, weights, config)
         features, targets = [], []
         for look in range(config.looks):
@@ -164,14 +194,14 @@ def _examples(
             seen = len(core) + rng.permutation(len(codes))[: config.seen]
             chosen = np.concatenate([rng.permutation(len(core))[: len(core) // 2], seen])
             parts = x[chosen], y[chosen], weights[chosen], chosen < len(core)
-            plan = FlipsRung.plan_of(plain, which, parameters, flips_of(now))
+            plan = FlipsRung.plan_of(plain, which, parameters, flips_of(now, at))
             evidence = gather(plain, which, parameters, plan, own, *parts, lambda: None)
             start = 0
             for layer, e in zip(plain.graph.layers, evidence, strict=True):
                 span = slice(start, start := start + layer.weights)
                 f, toward = describe(plain, which, parameters, layer, e, codes_of(plan, layer), now[span])
                 features.append(f)
-                targets.append(np.sign(latents[span]) * (np.abs(latents[span]) > 0.5) * toward)
+                targets.append(np.sign(latents[span]) * (np.abs(latents[span]) > CHANGED) * toward)
         found.append((np.concatenate(features), np.concatenate(targets).astype(np.float32)))
     return found
 
@@ -203,6 +233,21 @@ def _fit(
         whole(out.weight[0], 64, 8).astype(np.int8),
         whole(out.bias, UNIT * 64, 16).astype(np.int16)[0],
     )
+
+
+def drifts_of(model: Model, trained: Dataset, held: RouteData | None, seed: int) -> list[Drift]:
+    """Drifts that a model can be taken through: domains that were held back from its training, or two corruptions."""
+    rng = np.random.default_rng(seed)
+    if held is not None:
+        assert held.y is not None  # hold_back gives labels
+        fresh = rng.permutation(np.flatnonzero(held.fresh))[:MOST_DRIFTED]
+        return [Drift(model, trained.x_train, trained.y_train, held.x[fresh], held.y[fresh])]
+    found = []
+    for i in range(2):
+        chosen = rng.permutation(len(trained.x_train))[:MOST_DRIFTED]
+        drifted = corrupted(trained.x_train[chosen], seed + i)
+        found.append(Drift(model, trained.x_train, trained.y_train, drifted, trained.y_train[chosen]))
+    return found
 
 
 def corrupted(x: NDArray[np.generic], seed: int) -> NDArray[np.generic]:

@@ -36,6 +36,7 @@ from caq.supernet.conditional import (
 )
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.distributed import first_only, processes
+from caq.supernet.flips import FlipConfig, drifts_of, train_flips
 from caq.supernet.gates import GateConfig, learn_gate
 from caq.supernet.lower import Lowered, lower
 from caq.supernet.misses import MissLog, check_core
@@ -111,11 +112,13 @@ def train_model(
     outputs: Outputs = Outputs(),  # noqa: B008
     conditional: Sequence[Budget] = (),
     core: CoreConfig | None = None,
+    flips: FlipConfig | None = None,
 ) -> Model:
     """Trains a network, of the zoo or the caller's own, on `data` and returns it with its operating points.
 
     conditional: budgets of conditional gates; with any, HELD_BACK of the training split is kept from the weights. core:
-    how to draw a core set for the artifact, by misses that are counted in training; None: without one.
+    how to draw a core set for the artifact, by misses that are counted in training; None: without one. flips: how to
+    train a flip network for it; where the data have domains, HELD_BACK of them are kept from the weights for that.
     Raises ConfigError on budgets that cannot be told apart or kept, and what `prepare`, `convert` and `train_supernet`
     raise.
     """
@@ -124,7 +127,11 @@ def train_model(
         config = replace(config, task=task_of(network))
     if core is not None and config.task != "classify":
         raise ConfigError(f"core: a network that is to {config.task} has no misses to count; ask for no core set")
-    trained, routing = hold_back(data, HELD_BACK, config.seed) if conditional else (data, None)
+    if flips is not None and (conditional or config.task != "classify"):
+        raise ConfigError("flips: models that classify, without conditional points, can have a flip network")
+    domains = () if data.domain_train is None else np.unique(data.domain_train)
+    held = bool(conditional) or (flips is not None and len(domains) > 1)
+    trained, routing = hold_back(data, HELD_BACK, config.seed) if held else (data, None)
     prepared = prepare(trained, network, config.seed)
     supernet = convert(prepared.network, prepared.example(), widths)
     check_outputs(supernet, data, config.task)
@@ -137,6 +144,8 @@ def train_model(
     train_supernet(supernet, prepared.train, config, outputs)
     chosen = misses.core(prepared.train, supernet.widths, core) if core is not None and processes().first else None
     model = finish(supernet, data, prepared, config, budgets, outputs.quiet, conditional, routing)
+    if flips is not None and processes().first:
+        model = model.replace(flip_network=train_flips(model, drifts_of(model, trained, routing, flips.seed), flips))
     return model if chosen is None else model.replace(core=chosen.stored())
 
 

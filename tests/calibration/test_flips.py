@@ -9,10 +9,11 @@ from caq import artifact
 from caq.calibration.calibrator import Calibrator
 from caq.calibration.config import LADDER, RUNGS, CalibratorConfig
 from caq.calibration.core import CoreSet
-from caq.calibration.flips import LATENT, UNIT, FlipsRung, flip_counts, flips_of, gather, speeds
+from caq.calibration.flips import LATENT, UNIT, FlipsRung, flip_counts, flips_of, gather, positions, speeds
 from caq.calibration.learnt import Learnt
 from caq.calibration.sets import coded, logits, parameter_sets
 from caq.errors import ConfigError, SchemaError, StateFormatError, UnsupportedError
+from caq.plan import layer_codes
 from tests import models
 from tests.calibration.streams import core_of, drifted, source
 from tests.conditional_models import with_gate
@@ -27,9 +28,22 @@ def stream():
     return model, core_of(model, x[:120], y[:120]), drifted(x[120:]), y[120:]
 
 
-def test_a_code_is_flipped_while_its_latent_is_beyond_a_half():
+def test_a_code_is_flipped_while_its_latent_takes_it_out_of_its_interval():
     latents = np.array([-127, -64, -63, 0, 63, 64, 127], np.int8)
-    assert flips_of(latents).tolist() == [-1, -1, 0, 0, 0, 1, 1] and flips_of(latents).dtype == np.int8
+    middle = flips_of(latents, np.full(7, 0.5, np.float32))
+    assert middle.tolist() == [-1, -1, 0, 0, 0, 1, 1] and middle.dtype == np.int8
+    assert flips_of(latents, np.full(7, 0.9, np.float32)).tolist() == [-1, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_weight_begins_where_its_lower_bits_say():
+    model = models.model(0)
+    codes = np.concatenate([layer_codes(model.graph, model.planes, layer, 8) for layer in model.graph.layers])
+    for which in parameter_sets(model)[:3]:
+        width, at = which.assignment[0].weight, positions(model, which)
+        # Real weights: the code and the place in its interval give the 8-bit code back.
+        top = codes.astype(np.int16) >> (8 - width)
+        np.testing.assert_allclose((top + at) * 2.0 ** (8 - width), codes + 0.5, atol=1e-4)
+        assert not flips_of(np.zeros(len(at), np.int8), at).any()
 
 
 def test_the_network_is_what_its_integers_say():
@@ -80,7 +94,9 @@ def test_latents_move_within_a_code_and_flip_codes(stream):
         calibrator.partial_fit(x[60:], y[60:])
         flips, latents = calibrator.model.parameters.flips, calibrator._learnt.latents
         assert [r["what"] for r in calibrator.history] == ["statistics", "biases", "flips"] * 2
-    assert (np.abs(latents.astype(int)) <= LATENT).all() and (flips == flips_of(latents)).all()
+    assert (np.abs(latents.astype(int)) <= LATENT).all() and all(
+        (flips[s.row] == flips_of(latents[s.row], positions(model, s))).all() for s in parameter_sets(model)
+    )
     assert flips.any(1).all()  # each set has its own
     assert sum(flip_counts(model.graph, flips[0])) == np.count_nonzero(flips[0])
 
