@@ -1,11 +1,14 @@
 """The `.caq` file: one model, all its widths. This docstring is the format's whole specification (version 1).
 
-The layout is safetensors': 8 bytes, a little-endian length n; n bytes of JSON; then three tensors of bytes:
+The layout is safetensors': 8 bytes, a little-endian length n; n bytes of JSON; then tensors of bytes, of which the
+first three are always there:
 
     {"__metadata__": {"caq": "1", "manifest_sha256": "<base64>"},
      "manifest":   {"dtype": "U8", "shape": [m], "data_offsets": [0, m]},
      "parameters": {"dtype": "U8", "shape": [n], "data_offsets": [m, m + n]},
-     "planes":     {"dtype": "U8", "shape": [w, P], "data_offsets": [m + n, m + n + w * P]}}
+     "planes":     {"dtype": "U8", "shape": [w, P], "data_offsets": [m + n, m + n + w * P]},
+     "core":       {"dtype": "U8", "shape": [N, B], "data_offsets": [m + n + w * P, m + n + w * P + N * B]},
+     "flips":      {"dtype": "U8", "shape": [f], "data_offsets": [m + n + w * P + N * B, ...]}}
 
 A model has one notation. The header and the manifest are what `json.dumps` writes without spaces, keys in the order of
 this text, then spaces up to a multiple of 8 bytes; what could be left out, or written shorter, is refused. No byte of
@@ -22,7 +25,20 @@ layers, W widths, S parameter sets, C channels of all layers, C0 of a sample:
     exponents    int8    (2, S, L)  their exponents
 
 planes: bit planes, as many as the widest width, most significant first; in each, the layers of the graph one after the
-other (caq.quant). They come last, so a reader of 2-bit weights reads a prefix of the file.
+other (caq.quant). Only sections that calibration alone needs come after them, so a reader of 2-bit weights reads a
+prefix of the file.
+
+core: a row for each of N samples of the training data (caq.calibration.core): its class (int16, little-endian), a byte
+of misses for each width, ascending, and its input codes, H * W * C of int8.
+
+flips: the network that decides on bit flips (caq.calibration.flips), arrays without gaps; H hidden units follow from
+its size, 8 features, K outputs:
+
+    w1           int8    (W, H, 8)  weights of the hidden units
+    b1           int16   (W, H)     their biases
+    w2           int8    (W, H)     weights of the output
+    b2           int16   (W,)       its bias
+    feedback     int8    (C, K)     what outputs gain from each channel
 
 manifest: an object.
 
@@ -47,6 +63,7 @@ manifest: an object.
     labels       names of the classes, or []
     provenance   an object of strings and numbers: seed, versions, data hash; its order is free
     sha256       checksums of the parameters, and for each width of the planes that it adds to the next narrower one
+    sections     checksums of the tensors after the planes, by name; left out where there are none
 
 The gate of a conditional point (caq.conditional): an object.
 
@@ -87,6 +104,7 @@ from caq.plan import Parameters, naming
 from caq.quant import plane_bytes
 from caq.record import NamedTuple
 from caq.scaling import InputScaling
+from caq.sections import SECTIONS, StoredCore, StoredFlips, core_row_bytes, hidden_units
 from caq.strict_json import as_ints, dump, parse
 
 if TYPE_CHECKING:
@@ -176,7 +194,7 @@ def dumps(model: Model, *, packed: bool = False) -> bytes:
 
 def _bytes_of(model: Model) -> bytes:
     graph = model.graph
-    parameters, planes = _parameters(model), _planes(model)
+    parameters, planes, sections = _parameters(model), _planes(model), _sections(model)
     manifest = Manifest(
         model.task,
         model.sample_shape,
@@ -187,22 +205,26 @@ def _bytes_of(model: Model) -> bytes:
         model.label_names,
         model.provenance,
         (_digest(parameters), *(_digest(planes[below:width].tobytes()) for below, width in _groups(graph))),
+        {name: _digest(rows.tobytes()) for name, rows in sections.items()},
     ).to_bytes()
     header: dict[str, Any] = {"__metadata__": {"caq": VERSION, "manifest_sha256": _digest(manifest)}}
     end = 0
-    for name, shape in zip(TENSORS, ((len(manifest),), (len(parameters),), planes.shape), strict=True):
+    shapes = (len(manifest),), (len(parameters),), planes.shape, *(rows.shape for rows in sections.values())
+    for name, shape in zip((*TENSORS, *sections), shapes, strict=True):
         begin, end = end, end + math.prod(shape)
         header[name] = {"dtype": "U8", "shape": list(shape), "data_offsets": [begin, end]}
     head = dump(header)
-    return len(head).to_bytes(8, "little") + head + manifest + parameters + planes.tobytes()
+    parts = [manifest, parameters, planes.tobytes(), *(rows.tobytes() for rows in sections.values())]
+    return len(head).to_bytes(8, "little") + head + b"".join(parts)
 
 
-def load(path: str | PathLike[str], *, max_width: int = 8, mapped: bool = False) -> Model:
+def load(path: str | PathLike[str], *, max_width: int = 8, mapped: bool = False, sections: bool = True) -> Model:
     """Reads a model and verifies all that it reads.
 
     max_width: bit planes beyond this width are not read. mapped: bit planes are verified, but stay in the file, mapped
     for reading, so that the system can have their memory; the file must not be changed in place as long as the model
-    lives (caq.pages has the reasons). The model's arrays are read-only. Raises FormatError, IntegrityError, SchemaError
+    lives (caq.pages has the reasons). sections: False leaves what only calibration needs unread, and the model without
+    it. The model's arrays are read-only. Raises FormatError, IntegrityError, SchemaError
     or VersionError, all ArtifactError, naming the file, and ConfigError on arguments of other types and on a file that
     cannot be mapped; FileNotFoundError and PermissionError pass through.
     """
@@ -211,7 +233,7 @@ def load(path: str | PathLike[str], *, max_width: int = 8, mapped: bool = False)
         raise ConfigError(f"the path of a .caq file is expected, not {type(path).__name__}{hint}")
     check_max_width(max_width)
     with Reader(path) as reader:
-        return reader.model(max_width, mapped)
+        return reader.model(max_width, mapped, sections)
 
 
 def loads(data: bytes) -> Model:
@@ -273,18 +295,18 @@ class Reader:
         self._file.close()
 
     def bytes_for(self, width: int) -> int:
-        """Bytes of the file that a reader of weights of at most `width` bits reads."""
+        """Bytes of the file that a reader of weights of at most `width` bits reads, without sections."""
         planes = self.tensors["planes"]
         return planes.offset + planes.shape[1] * self._rows(width)
 
-    def model(self, max_width: int = 8, mapped: bool = False) -> Model:
+    def model(self, max_width: int = 8, mapped: bool = False, sections: bool = True) -> Model:
         """Reads the tensors that `max_width` needs; see `load`."""
         try:
-            return self._model(max_width, mapped)
+            return self._model(max_width, mapped, sections)
         except CaqError as e:
             raise type(e)(f"{self.name}: {e}") from None
 
-    def _model(self, max_width: int, in_file: bool) -> Model:
+    def _model(self, max_width: int, in_file: bool, sections: bool) -> Model:
         m = self.manifest
         arrays = self._read_parameters()
         affine, exponents, scaling = arrays["affine"], arrays["exponents"], arrays["scaling"]
@@ -312,6 +334,8 @@ class Reader:
             m.task,
             m.provenance,
             mapped,
+            self._read_core() if sections and "core" in self.tensors else None,
+            self._read_flips() if sections and "flips" in self.tensors else None,
         )
 
     def _read_parameters(self) -> dict[str, NDArray[Any]]:
@@ -328,6 +352,23 @@ class Reader:
 
     def _rows(self, max_width: int) -> int:
         return max((w for w in self.manifest.graph.widths if w <= max_width), default=0)
+
+    def _read_core(self) -> StoredCore:
+        core = StoredCore.from_rows(self._read_section("core"), self.manifest.graph)
+        core.check(self.manifest.graph, self.manifest.task)
+        return core
+
+    def _read_flips(self) -> StoredFlips:
+        flips = StoredFlips.from_row(self._read_section("flips"), self.manifest.graph)
+        flips.check(self.manifest.graph, self.manifest.task)
+        return flips
+
+    def _read_section(self, name: str) -> NDArray[np.uint8]:
+        t = self.tensors[name]
+        raw = self._bytes(t.offset, t.nbytes)
+        if _digest(raw) != self.manifest.sections[name]:
+            raise IntegrityError(f"{name}: its SHA-256 does not match the manifest's")
+        return np.ndarray(t.shape, np.uint8, raw)
 
     def _read_planes(self, max_width: int) -> NDArray[np.uint8]:
         rows, size = self._rows(max_width), self.manifest.graph.plane_bytes
@@ -380,13 +421,15 @@ class Reader:
             raise FormatError("no caq metadata in the header: this is not a .caq file")
         if metadata["caq"] != VERSION:
             raise VersionError(f"format version {reprlib.repr(metadata['caq'])}; this caq reads version {VERSION}")
-        if set(metadata) != {"caq", "manifest_sha256"} or tuple(header) != ("__metadata__", *TENSORS):
-            raise FormatError(f"the header must be __metadata__ {{caq, manifest_sha256}}, {', '.join(TENSORS)}")
+        names = (*TENSORS, *(name for name in SECTIONS if name in header))
+        if set(metadata) != {"caq", "manifest_sha256"} or tuple(header) != ("__metadata__", *names):
+            known = f"{', '.join(TENSORS)}, and perhaps {', '.join(SECTIONS)}"
+            raise FormatError(f"the header must be __metadata__ {{caq, manifest_sha256}}, {known}")
         if not isinstance(metadata["manifest_sha256"], str):
             raise FormatError("manifest_sha256 must be a text")
         tensors: dict[str, Tensor] = {}
         position = 0
-        for name in TENSORS:
+        for name in names:
             tensors[name] = _tensor(name, header[name], position, start=8 + length)
             position += tensors[name].nbytes
         # Only now that every value is known to be a short text or list can it be written without surprises.
@@ -401,11 +444,21 @@ class Reader:
     def _check_tensors(self) -> None:
         """The tensors have the shapes that the manifest asks for."""
         g, shapes = self.manifest.graph, _shapes(self.manifest)
-        expected = {
+        expected: dict[str, tuple[int, ...]] = {
             "manifest": (self.tensors["manifest"].nbytes,),
             "parameters": (sum(math.prod(shape) * ARRAYS[name].itemsize for name, shape in shapes.items()),),
             "planes": (g.widths[-1], g.plane_bytes),
         }
+        found = list(self.tensors)[len(TENSORS) :]
+        if found != list(self.manifest.sections):
+            wanted = ", ".join(self.manifest.sections) or "none"
+            raise SchemaError(f"sections: the header has {', '.join(found) or 'none'}, the manifest {wanted}")
+        if "core" in found:
+            expected["core"] = (*self.tensors["core"].shape[:1], core_row_bytes(g))
+        if "flips" in found:
+            nbytes = self.tensors["flips"].nbytes
+            hidden_units(nbytes, g)
+            expected["flips"] = (nbytes,)
         for name, shape in expected.items():
             if self.tensors[name].shape != shape:
                 raise SchemaError(f"{name}: shape {self.tensors[name].shape}, where the manifest asks for {shape}")
@@ -419,6 +472,8 @@ def _parameters(model: Model) -> bytes:
     """The parameters as the file holds them. Raises SchemaError where a value would change without a word."""
     p, s = model.parameters, model.scaling
     p.check(model.graph)
+    if p.flips is not None:
+        raise SchemaError("flips of weights are a device's state, which a file does not hold; leave them out")
     if p.steps[0] != s.step:
         raise SchemaError(f"steps begin with {p.steps[0]}, the step of the input is {s.step}")
     arrays = {
@@ -439,6 +494,18 @@ def _planes(model: Model) -> NDArray[np.uint8]:
     if planes.dtype != np.uint8 or planes.shape != (rows, size):
         raise SchemaError(f"planes: {rows} of {size} bytes are needed, not {model.planes.shape} {planes.dtype}")
     return planes
+
+
+def _sections(model: Model) -> dict[str, NDArray[np.uint8]]:
+    """The sections that the file has. Raises SchemaError on ones that do not fit the model."""
+    found = {}
+    if model.core is not None:
+        model.core.check(model.graph, model.task)
+        found["core"] = model.core.to_rows()
+    if model.flip_network is not None:
+        model.flip_network.check(model.graph, model.task)
+        found["flips"] = model.flip_network.to_row(model.graph)
+    return found
 
 
 def _shapes(m: Manifest) -> dict[str, tuple[int, ...]]:

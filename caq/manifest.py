@@ -14,6 +14,7 @@ from caq.plan import naming
 from caq.quant import TOP_WIDTH
 from caq.record import NamedTuple
 from caq.scaling import RAW_RANGES
+from caq.sections import SECTIONS
 from caq.strict_json import as_choice, as_count, as_ints, as_list, as_object, as_real, as_row, as_text, dump, with_keys
 
 MAX_POINTS = 1024
@@ -26,6 +27,7 @@ class Manifest(NamedTuple):
     """What the manifest says; `from_json` checks it, the constructor does not.
 
     sets: number of parameter sets. sha256: of the parameters, then of the planes that each width adds, ascending.
+    sections: SHA-256 of the optional sections that there are (caq.sections), in their order.
     """
 
     task: str
@@ -37,6 +39,7 @@ class Manifest(NamedTuple):
     labels: tuple[str, ...]
     provenance: dict[str, str | int | float]
     sha256: tuple[str, ...]
+    sections: dict[str, str] = {}  # noqa: RUF012  # nobody changes it
 
     def to_bytes(self) -> bytes:
         """The manifest as it is stored: one model has one notation, padded to a multiple of 8 bytes.
@@ -64,6 +67,7 @@ class Manifest(NamedTuple):
             "labels": list(self.labels),
             "provenance": self.provenance,
             "sha256": list(self.sha256),
+            **({"sections": self.sections} if self.sections else {}),
         }
         try:
             return dump(data)
@@ -74,9 +78,9 @@ class Manifest(NamedTuple):
     def from_json(cls, data: dict[str, Any]) -> Manifest:
         """Reads what `to_bytes` wrote. Raises SchemaError that names the field."""
         keys = {"task", "input", "widths", "sets", "ops", "samples", "points", "labels", "provenance", "sha256"}
-        with_keys(data, "manifest", keys)
+        with_keys(data, "manifest", keys, optional=("sections",))
         task = as_choice(data["task"], "task", TASKS)
-        source = with_keys(data["input"], "input", {"sample", "dtype"}, optional="shape")
+        source = with_keys(data["input"], "input", {"sample", "dtype"}, optional=("shape",))
         sample_shape = as_ints(source["sample"], "input.sample")
         usual = _image_shape(sample_shape)
         shape = as_ints(source["shape"], "input.shape") if "shape" in source else usual
@@ -110,7 +114,16 @@ class Manifest(NamedTuple):
         sha256 = tuple(as_text(v, "sha256", 43) for v in as_list(data["sha256"], "sha256", count))
         if len(sha256) != count:
             raise SchemaError(f"sha256: {len(sha256)} digests, not {count}: the parameters' and one a width")
-        return cls(task, sample_shape, dtype, graph, sets, points, labels, provenance, sha256)
+        sections = _sections_from_json(data["sections"]) if "sections" in data else {}
+        return cls(task, sample_shape, dtype, graph, sets, points, labels, provenance, sha256, sections)
+
+
+def _sections_from_json(data: object) -> dict[str, str]:
+    """Checksums by section, in the file's order. Raises SchemaError."""
+    found = {name: as_text(v, f"sections.{name[:40]}", 43) for name, v in as_object(data, "sections").items()}
+    if not found or list(found) != [name for name in SECTIONS if name in found]:
+        raise SchemaError(f"sections: some of {', '.join(SECTIONS)} are expected, in this order, or no such key")
+    return found
 
 
 def _image_shape(sample: tuple[int, ...]) -> tuple[int, ...]:

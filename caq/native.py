@@ -13,6 +13,7 @@ import numpy as np
 from caq.errors import SchemaError
 from caq.graph import Assignment, Graph
 from caq.plan import Parameters, layer_fixed_point, naming, narrowing, written
+from caq.planes import flipped_planes
 from caq.program import INT16_ARRAY, Program, aligned_empty, ffi, lib
 from caq.quant import TOP_WIDTH
 from caq.scaling import check_finite
@@ -55,15 +56,20 @@ class NativePlan:
     """
 
     def __init__(self, program: Program, tables: Tables) -> None:
-        program.model.check_file()
+        model = program.model
+        model.check_file()
+        planes = flipped_planes(
+            model.graph, model.planes, tables.assignment, tables.parameter_set, model.parameters.flips
+        )
         self._program, self._tables = program, tables
+        self._pointer = program.pointer if planes is model.planes else program.pointer_with(planes)
         self.weight_bytes = 0 if program.lean else program.panel_bytes
         self._panels = ffi.from_buffer("int8_t[]", aligned_empty(self.weight_bytes))
         self._layers = ffi.new("caq_layer[]", len(tables.assignment))
         arena = program.borrow_arena() if program.lean else None
         refused = lib.caq_prepare(
             program.isa,
-            program.pointer,
+            self._pointer,
             tables.choices,
             ffi.NULL if program.lean else self._panels,
             tables.requantize,
@@ -75,10 +81,9 @@ class NativePlan:
         if arena is not None:
             program.arenas.append(arena)
         if refused:
-            model = program.model
             _explain(model.graph, model.parameters, tables.assignment, tables.parameter_set, refused - 1)
         tables.filled = True
-        self._call = partial(_run, program.isa, program.pointer, self._layers)
+        self._call = partial(_run, program.isa, self._pointer, self._layers)
         self._look_up()
 
     def _look_up(self) -> None:
@@ -187,7 +192,7 @@ class NativePlan:
         for _ in range(rounds):
             for step in range(len(p.order)):
                 start = time.perf_counter()
-                call(p.isa, p._program, self._layers, step, repeat, arena)
+                call(p.isa, self._pointer, self._layers, step, repeat, arena)
                 best[step] = min(best[step], (time.perf_counter() - start) / repeat)
         return best
 

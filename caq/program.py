@@ -154,6 +154,16 @@ class Program:
         """The C struct, as long as this object lives."""
         return self._program
 
+    def pointer_with(self, planes: NDArray[np.uint8]) -> Any:
+        """As `pointer`, with other bit planes, as long as this object and what is returned live."""
+        program, memory = ffi.new("caq_program *", self._program[0]), ffi.from_buffer("uint8_t[]", planes)
+        program.planes = memory
+
+        def keep(program: Any, _memory: Any = memory) -> None:  # which must stay until then
+            pass
+
+        return ffi.gc(program, keep)
+
     def name_of(self, step: int) -> str:
         """Name of a step, with that of the add that is fused into it."""
         ops, op = self.model.graph.ops, self.order[step]

@@ -41,14 +41,15 @@ def execute_conditional(
 def run_steps(plan: Plan, live: Tensors, first: int, last: int) -> Tensors:
     """Runs steps [first, last) on the tensors that are alive, and returns those that are afterwards."""
     for i, step in enumerate(plan.steps[first:last], first):
-        live[i + 1] = _run(step, [live[t] for t in step.op.inputs])
+        live[i + 1] = run_step(step, [live[t] for t in step.op.inputs])
         for t in set(step.op.inputs):
             if plan.last_use[t] == i:
                 del live[t]
     return live
 
 
-def _run(step: Step, inputs: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+def run_step(step: Step, inputs: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """What one step of a plan makes of its inputs' codes, (N, H, W, C)."""
     op, x = step.op, inputs[0]
     window = (op.kernel, op.stride, op.padding, op.dilation)
     if op.kind == "conv":

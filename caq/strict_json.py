@@ -9,7 +9,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NoReturn
 
 from caq.errors import FormatError, SchemaError
@@ -51,10 +51,10 @@ def as_object(data: object, at: str) -> dict[str, Any]:
     return _typed(data, at, dict, "an object", lambda _: True)
 
 
-def with_keys(data: object, at: str, keys: set[str], optional: str = "") -> dict[str, Any]:
-    """An object of these keys, and perhaps the optional one, and no other."""
+def with_keys(data: object, at: str, keys: set[str], optional: Collection[str] = ()) -> dict[str, Any]:
+    """An object of these keys, and perhaps of optional ones, and no other."""
     found = set(as_object(data, at))
-    missing, unknown = keys - found, found - keys - {optional}
+    missing, unknown = keys - found, found - keys - set(optional)
     if missing or unknown:
         raise SchemaError(f"{at}: missing keys {sorted(missing)}, unknown keys {reprlib.repr(sorted(unknown))}")
     return data  # type: ignore[return-value]

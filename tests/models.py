@@ -12,6 +12,7 @@ from caq.model import TASKS, Model, OperatingPoint
 from caq.plan import Parameters
 from caq.quant import multiplicand_unit, pack
 from caq.scaling import InputScaling
+from caq.sections import FLIP_FEATURES, StoredCore, StoredFlips
 
 WIDTHS = (2, 4, 8)
 
@@ -20,6 +21,25 @@ def model(seed: int, dtype: str = "uint8", widths: tuple[int, ...] = WIDTHS, tas
     """A model with every kind of operation, a point for each width, and a mixed one with its own parameter set."""
     rng = np.random.default_rng(seed)
     return from_graph(random_graph(rng, widths), rng, dtype, task)
+
+
+def with_core(model: Model, count: int = 6) -> Model:
+    """With a core set of random samples, of every class."""
+    rng, graph = np.random.default_rng(count), model.graph
+    x = rng.integers(-128, 128, (count, *graph.input_shape)).astype(np.int8)
+    y = (np.arange(count) % math.prod(graph.shapes[-1])).astype(np.int16)
+    return model.replace(core=StoredCore(x, y, rng.integers(0, 9, (count, len(graph.widths))).astype(np.uint8)))
+
+
+def with_flip_network(model: Model, hidden: int = 3) -> Model:
+    """With a flip network that moves each latent along the evidence, and random feedback."""
+    rng, graph = np.random.default_rng(hidden), model.graph
+    widths, outputs = len(graph.widths), math.prod(graph.shapes[-1])
+    w1, w2 = np.zeros((widths, hidden, FLIP_FEATURES), np.int8), np.zeros((widths, hidden), np.int8)
+    w1[:, 0, 0], w2[:, 0] = 32, 32
+    feedback = rng.integers(-127, 128, (graph.channels, outputs)).astype(np.int8)
+    b1, b2 = np.zeros((widths, hidden), np.int16), np.full(widths, 300, np.int16)
+    return model.replace(flip_network=StoredFlips(w1, b1, w2, b2, feedback))
 
 
 def tiny(seed: int = 0, dtype: str = "uint8") -> Model:

@@ -9,11 +9,12 @@ A step takes a batch of the stream up a ladder of rungs, the cheap one first:
 
     statistics   caq.calibration.statistics: batch norm re-estimated; needs no labels
     biases       caq.calibration.biases: of the classes, from labels
+    flips        caq.calibration.flips: of single bits of weights, from labels, if `config.rungs` has it
 
 Each proposes parameters for every parameter set: those of the widths, and those of operating points that have their
 own. A set goes the whole way there, or half of it, or a quarter, whichever helps first on the guard's slice
 (caq.calibration.judge). What is refused is dropped; what rungs know of the stream stays, so that the next batch can do
-better. A rung that flips bits of weights is to stand above these.
+better.
 
 The guard's slice is samples of the factory's core set, of the stream's in the core set and of the batch, that no rung
 ever sees: which ones is drawn from their ids. Where the stream has no labels, its part is judged by the entropy of the
@@ -102,6 +103,8 @@ class Calibrator:
         self._factory = source if isinstance(source, Model) else load(source)
         if self._factory.task != "classify":
             raise UnsupportedError(f"a model that is to {self._factory.task}: calibration needs classes")
+        if "flips" in config.rungs and any(point.gate is not None for point in self._factory.points):
+            raise UnsupportedError("rungs: branches of conditional points share their first layers; leave flips out")
         check_core(core, self._factory)
         if not core.from_factory.any() or not (core.y != UNLABELLED).any():
             raise DataError("core: labelled samples of the factory are expected; make_core takes them")
@@ -112,7 +115,7 @@ class Calibrator:
         self._sets = parameter_sets(self._factory)
         self._folder: StateFolder | None = None
         self._unsaved = False
-        self._learnt = Learnt.nothing(self._factory, core, config.seed)
+        self._learnt = Learnt.nothing(self._factory, core, config.seed, "flips" in config.rungs)
         # Statistics and the drift detector's reference come from the core set of the factory, even after a restart.
         anchor = core.take(np.flatnonzero(core.from_factory))
         self._coded = coded(self._factory)

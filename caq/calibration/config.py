@@ -9,7 +9,9 @@ from caq.calibration.state import MAX_STATE_BYTES
 from caq.errors import ConfigError
 
 #: What there is, from the cheapest.
-RUNGS = ("statistics", "biases")
+RUNGS = ("statistics", "biases", "flips")
+#: Without what needs a network in the artifact.
+LADDER = RUNGS[:2]
 #: Floors against disaster, wider than the guard's own: a slice of a core set has a few samples of a class. Gain and
 #: forgetting are measured in cross entropy (caq.calibration.judge).
 LIMITS = Limits(gain=None, point=0.1, class_=0.5, factory=0.05)
@@ -25,11 +27,12 @@ class CalibratorConfig:
     output biases are drawn to the factory's; bias_memory: as memory, for labelled samples. core_weight: of a core
     sample in the fit of biases, one of the stream has 1. keep: share of the core set that samples of the factory keep.
     batch: samples that `learn_one` collects for a step. waiting: samples without a label that are kept for one that
-    comes late. on_drift: calibrate only with the `follow` samples after an alarm of the drift detector. max_ms: that a
-    step may compute; max_bytes: of the state.
+    comes late. on_drift: calibrate only with the `follow` samples after an alarm of the drift detector. flip_rates:
+    codes that a speed of 1 moves a latent by, at 2 and at 8 bits, geometric between; flip_rounds: how often flips look
+    at a batch. max_ms: that a step may compute; max_bytes: of the state.
     """
 
-    rungs: tuple[str, ...] = RUNGS
+    rungs: tuple[str, ...] = LADDER
     guarded: bool = True
     limits: Limits = LIMITS
     forgetting: float = 0.05
@@ -45,11 +48,15 @@ class CalibratorConfig:
     follow: int = 400
     max_ms: float | None = None
     max_bytes: int = MAX_STATE_BYTES
+    flip_rates: tuple[float, float] = (0.05, 0.4)
+    flip_rounds: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not set(self.rungs) <= set(RUNGS) or list(self.rungs) != [r for r in RUNGS if r in self.rungs]:
             raise ConfigError(f"rungs {self.rungs}: some of {', '.join(RUNGS)} are expected, in this order")
+        if not 0 < min(self.flip_rates) <= max(self.flip_rates) <= 1 or self.flip_rounds < 1:
+            raise ConfigError(f"{self}: flip_rates are above 0 and at most 1, flip_rounds 1 or more")
         positive = (self.prior, self.memory, self.bias_prior, self.bias_memory, self.core_weight, self.batch)
         if min(positive) <= 0 or not 0 <= self.keep <= 1:
             raise ConfigError(f"{self}: priors, memories, weights and batch are above 0, shares 0 to 1")

@@ -24,6 +24,7 @@ import numpy as np
 
 from caq.errors import ConfigError, DataError, StateFormatError
 from caq.quant import check_widths
+from caq.sections import StoredCore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,6 +71,26 @@ class MissCounter:
         most = self._misses.max(axis=1, initial=0, keepdims=True)
         never = most if penalty is None else np.minimum(most, penalty)
         return np.minimum(np.where(self._ever, self._misses, never), MAX_MISSES).astype(np.uint8)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """What was counted so far, so that counting can go on with `from_arrays`."""
+        return {"misses": self._misses, "before": self._before, "ever": self._ever}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> MissCounter:
+        """What `to_arrays` gave. Raises StateFormatError on anything else."""
+        counter = cls.__new__(cls)
+        try:
+            counter._misses, counter._before, counter._ever = (arrays[k].copy() for k in ("misses", "before", "ever"))
+        except KeyError as e:
+            raise StateFormatError(f"misses: {e} is missing") from None
+        shapes = {counter._misses.shape, counter._before.shape, counter._ever.shape}
+        dtypes = (counter._misses.dtype, counter._before.dtype, counter._ever.dtype)
+        if len(shapes) > 1 or counter._misses.ndim != 2 or dtypes != (np.int32, bool, bool):
+            raise StateFormatError(
+                f"misses: one shape (W, N), int32 and bool twice are expected, not {shapes} {dtypes}"
+            )
+        return counter
 
 
 def largest_remainder(mass: NDArray[np.floating], room: NDArray[np.integer], seats: int) -> NDArray[np.int64]:
@@ -302,6 +323,17 @@ class CoreSet:
         known = dict(zip(ids.tolist(), y.tolist(), strict=True))
         labels = [known.get(i, old) for i, old in zip(self.ids.tolist(), self.y.tolist(), strict=True)]
         return replace(self, y=np.array(labels, np.int16))
+
+    def stored(self) -> StoredCore:
+        """For `Model.core`. Raises DataError on a sample without a label, and on other codes than int8."""
+        if self.x.dtype != np.int8 or (self.y == UNLABELLED).any():
+            raise DataError("core: an artifact keeps int8 input codes, each sample with its label")
+        return StoredCore(self.x, self.y, self.misses)
+
+    @classmethod
+    def from_stored(cls, core: StoredCore, widths: tuple[int, ...]) -> CoreSet:
+        """What an artifact kept, as samples of the factory; widths: of its graph."""
+        return cls(core.x, core.y, core.misses, widths, -1 - np.arange(len(core.x)))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """For `caq.calibration.state`."""

@@ -15,6 +15,7 @@ from caq.calibration.waiting import WaitingRoom
 from caq.errors import SchemaError, StateFormatError
 from caq.model import Model
 from caq.plan import Parameters
+from caq.planes import pack_flips, unpack_flips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +31,8 @@ class Learnt:
     pending, pending_y: samples (N, H, W, C) int8 that no step has seen yet, and their labels (N,) int16; the first has
     the id `core.seen`. waiting: samples that steps saw, and whose label may come yet. steps: that were done; turn:
     which set the next one begins with; watch: samples that are still to be calibrated with since the last alarm.
-    random: the state of a generator, (6,) uint64.
+    random: the state of a generator, (6,) uint64. latents: of caq.calibration.flips, (S, n) int8, or (0, 0) without
+    that rung.
     """
 
     parameters: Parameters
@@ -41,18 +43,21 @@ class Learnt:
     pending_y: NDArray[np.int16]
     waiting: WaitingRoom
     random: NDArray[np.uint64]
+    latents: NDArray[np.int8]
     steps: int = 0
     turn: int = 0
     watch: int = 0
 
     @classmethod
-    def nothing(cls, model: Model, core: CoreSet, seed: int) -> Learnt:
-        """As the model leaves the factory."""
+    def nothing(cls, model: Model, core: CoreSet, seed: int, flips: bool = False) -> Learnt:
+        """As the model leaves the factory. flips: whether bits are to be flipped."""
         sets, none = len(model.parameters.gain), np.zeros((0, *model.graph.input_shape), np.int8)
         random = random_to_array(np.random.default_rng(seed))
         statistics, biases = Running.empty(model.parameters), Past.empty(sets, classes(model))
         waiting = WaitingRoom.empty(model.graph.input_shape)
-        return cls(model.parameters, statistics, biases, core, none, np.zeros(0, np.int16), waiting, random)
+        latents = np.zeros((sets, model.graph.weights) if flips else (0, 0), np.int8)
+        parameters = model.parameters.replace(flips=np.zeros_like(latents)) if flips else model.parameters
+        return cls(parameters, statistics, biases, core, none, np.zeros(0, np.int16), waiting, random, latents)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """For `caq.calibration.state`."""
@@ -63,8 +68,13 @@ class Learnt:
             **owned("biases", self.biases.to_arrays()),
             **owned("core", self.core.to_arrays()),
             **owned("waiting", self.waiting.to_arrays()),
+            **owned("flips", self._flips_to_arrays()),
             **owned("stream", {"x": self.pending, "y": self.pending_y, "random": self.random, "counts": counts}),
         }
+
+    def _flips_to_arrays(self) -> dict[str, NDArray[Any]]:
+        flips = self.parameters.flips
+        return {} if flips is None else {"latents": self.latents, "flips": pack_flips(flips)}
 
     @classmethod
     def from_state(cls, state: State, model: Model) -> Learnt:
@@ -77,8 +87,9 @@ class Learnt:
         core, random = CoreSet.from_arrays(state.part("core")), _array(stream, "random")
         random_from_array(random)
         check_core(core, model)
+        parameters, latents = _with_flips(_parameters(state.part("parameters"), model), state.part("flips"), model)
         return cls(
-            _parameters(state.part("parameters"), model),
+            parameters,
             Running.from_arrays(state.part("statistics"), factory),
             Past.from_arrays(state.part("biases"), sets, classes(model)),
             core,
@@ -86,6 +97,7 @@ class Learnt:
             _labels(y, known_labels(model)),
             WaitingRoom.from_arrays(state.part("waiting"), model.graph.input_shape, known_labels(model)),
             random,
+            latents,
             *(int(count) for count in counts),
         )
 
@@ -122,6 +134,20 @@ def _parameters(arrays: Arrays, model: Model) -> Parameters:
     except SchemaError as e:
         raise StateFormatError(f"parameters: {e}") from None
     return parameters
+
+
+def _with_flips(parameters: Parameters, arrays: Arrays, model: Model) -> tuple[Parameters, NDArray[np.int8]]:
+    if not arrays:
+        return parameters, np.zeros((0, 0), np.int8)
+    sets, weights = len(parameters.gain), model.graph.weights
+    latents, packed = _array(arrays, "latents"), _array(arrays, "flips")
+    shapes = (latents.shape, packed.shape) == ((sets, weights), (2, sets, -(-weights // 8)))
+    if not shapes or latents.dtype != np.int8 or packed.dtype != np.uint8:
+        raise StateFormatError(f"flips: {sets} sets of {weights} weights are expected, not {latents.shape}")
+    try:
+        return parameters.replace(flips=unpack_flips(packed, weights)), latents.copy()
+    except SchemaError as e:
+        raise StateFormatError(str(e)) from None
 
 
 def _labels(y: NDArray[Any], count: int) -> NDArray[np.int16]:

@@ -12,12 +12,16 @@ from caq.calibration.biases import fit_biases, output_biases, output_layer, with
 from caq.calibration.config import CalibratorConfig
 from caq.calibration.core import UNLABELLED, CoreSet
 from caq.calibration.deadline import Deadline, OutOfTime
+from caq.calibration.flips import FlipsRung, flips_of, positions
 from caq.calibration.judge import Judged, held_out
 from caq.calibration.learnt import Learnt, classes
 from caq.calibration.sets import ParameterSet, blended, logits, with_rows
+from caq.calibration.state import random_from_array, random_to_array
 from caq.calibration.statistics import StatisticsRung
+from caq.errors import ConfigError
 from caq.model import Model
 from caq.plan import Parameters
+from caq.quant import MIN_WIDTH, TOP_WIDTH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +52,17 @@ class Ladder:
         labelled = anchor.y != UNLABELLED
         fit = np.flatnonzero(labelled & ~held_out(anchor.ids, config.seed))
         self._x, self._y = anchor.x[fit].astype(np.int16), anchor.y[fit]
+        self._flips = self._flips_rung() if "flips" in config.rungs else None
+
+    def _flips_rung(self) -> FlipsRung:
+        model, (low, high) = self._model, self._config.flip_rates
+        if model.flip_network is None:
+            raise ConfigError("rungs: flips need a network in the artifact; train with it, or leave flips out")
+
+        def rate(width: int) -> float:
+            return float(low * (high / low) ** ((width - MIN_WIDTH) / (TOP_WIDTH - MIN_WIDTH)))
+
+        return FlipsRung(model, model.flip_network, rate, self._config.flip_rounds)
 
     def climb(
         self, now: Learnt, x: NDArray[np.int8], y: NDArray[np.int16], fresh: int, judge: Judging, deadline: Deadline
@@ -57,9 +72,13 @@ class Ladder:
         The first `fresh` samples are new; of the others only the labels are.
         """
         records = []
-        rungs = {"statistics": self._propose_statistics, "biases": self._propose_biases}
+        rungs = {
+            "statistics": self._propose_statistics,
+            "biases": self._propose_biases,
+            "flips": self._propose_flips,
+        }
         for name in self._config.rungs:
-            if name == "biases" and not (classes(self._model) and (y != UNLABELLED).any()):
+            if name != "statistics" and not (classes(self._model) and (y != UNLABELLED).any()):
                 continue
             if name == "statistics" and not fresh:
                 continue
@@ -104,6 +123,32 @@ class Ladder:
             proposed = with_output_biases(proposed, factory, layer, row, b)
             done.append(which)
         return replace(now, biases=past), proposed, tuple(done)
+
+    def _propose_flips(self, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline) -> Proposal:
+        assert self._flips is not None and now.parameters.flips is not None  # the configuration has this rung
+        labelled, kept = y != UNLABELLED, self._streamed(now.core)
+        samples = np.concatenate([self._x, kept.x, x[labelled]]).astype(np.int8)
+        answers = np.concatenate([self._y, kept.y, y[labelled]])
+        source = np.arange(len(answers)) < len(self._y)
+        weights = np.where(source, self._config.core_weight, 1.0)
+        latents, flips, done = now.latents.copy(), now.parameters.flips.copy(), []
+        rng = random_from_array(now.random)
+        try:
+            for which in self._sets:
+                latents[which.row] = self._flips.propose(
+                    which, now.parameters, latents[which.row], samples, answers, weights, source, rng, deadline.check
+                )
+                flips[which.row] = flips_of(latents[which.row], positions(self._model, which))
+                done.append(which)
+        except OutOfTime:
+            pass
+        learnt = replace(now, latents=latents, random=random_to_array(rng))
+        return learnt, now.parameters.replace(flips=flips), tuple(done)
+
+    def _streamed(self, core: CoreSet) -> CoreSet:
+        """Labelled samples of the stream in the core set that no slice has."""
+        usable = ~core.from_factory & (core.y != UNLABELLED) & ~held_out(core.ids, self._config.seed)
+        return core.take(np.flatnonzero(usable))
 
     def _judged(
         self,

@@ -80,7 +80,8 @@ ROWS = ("gain", "gain_exponent", "bias", "bias_exponent")
 
 def with_rows(parameters: Parameters, sets: tuple[ParameterSet, ...], other: Parameters) -> Parameters:
     """`parameters` with some sets of `other`."""
-    changed: Mapping[str, NDArray[np.generic]] = {name: getattr(parameters, name).copy() for name in ROWS}
+    names = ROWS if parameters.flips is None else (*ROWS, "flips")
+    changed: Mapping[str, NDArray[np.generic]] = {name: getattr(parameters, name).copy() for name in names}
     rows = [which.row for which in sets]
     for name, values in changed.items():
         values[rows] = getattr(other, name)[rows]
@@ -88,10 +89,13 @@ def with_rows(parameters: Parameters, sets: tuple[ParameterSet, ...], other: Par
 
 
 def blended(graph: Graph, old: Parameters, new: Parameters, share: float) -> Parameters:
-    """Gains and biases a part of the way, 0..1, from `old` to `new`, which have the same steps and ratios."""
+    """Gains and biases a part of the way, 0..1, from `old` to `new`, which have the same steps and ratios.
+
+    Flips are the new ones: there is nothing between a bit and another.
+    """
     if share == 1:
         return new
-    found = old.replace(**{name: getattr(old, name).copy() for name in ROWS})
+    found = old.replace(**{name: getattr(old, name).copy() for name in ROWS}, flips=new.flips)
     for layer in graph.layers:
         span = slice(layer.first_channel, layer.first_channel + layer.channels)
         for row in range(len(old.gain)):

@@ -16,6 +16,7 @@ import caq
 from caq.cli import (
     calibrate,
     convert,
+    core,
     cost,
     demo,
     doctor,
@@ -37,6 +38,7 @@ COMMANDS = {
     "train": train,
     "convert": convert,
     "search": search,
+    "core": core,
     "calibrate": calibrate,
     "eval": evaluate,
     "info": info,

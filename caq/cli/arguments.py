@@ -7,6 +7,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from caq.calibration.core import METHODS
+from caq.calibration.making import CoreConfig
+
 # numpy and torch take larger seeds, but not all the sums that are made of them.
 MAX_SEED = 2**31 - 1
 
@@ -47,6 +50,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_domain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", type=whole(-MAX_SEED), metavar="N", help="measure on this domain of the test split")
+
+
+def domains(text: str) -> tuple[int, ...]:
+    """The type of a list of domains."""
+    return tuple(sorted({whole(-MAX_SEED)(part) for part in text.split(",")}))
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +98,44 @@ def budgets(text: str) -> list[tuple[str, float, str]]:
     if len({name for name, *_ in found}) != len(found):
         raise argparse.ArgumentTypeError(f"{text!r}: a name stands there twice")
     return found
+
+
+def add_core(parser: argparse.ArgumentParser, prefix: str, required: bool) -> None:
+    """How to draw a core set; `core_config` reads it. prefix: of the options; required: whether there is to be one."""
+    size = parser.add_mutually_exclusive_group(required=True) if required else parser
+    size.add_argument(f"--{prefix}size", dest="core_size", type=whole(2), metavar="N", help="samples of the core set")
+    size.add_argument(f"--{prefix}bytes", dest="core_bytes", type=whole(1), metavar="B", help="that it may take")
+    parser.add_argument(
+        f"--{prefix}method",
+        dest="core_method",
+        choices=METHODS,
+        default="pmf",
+        help="pmf keeps the distribution of misses, count prefers samples with many; default %(default)s",
+    )
+    parser.add_argument(
+        f"--{prefix}per-class",
+        dest="core_per_class",
+        type=whole(0),
+        default=1,
+        metavar="N",
+        help="samples that each class has at least; default %(default)s",
+    )
+    parser.add_argument(
+        f"--{prefix}penalty",
+        dest="core_penalty",
+        type=whole(0),
+        metavar="N",
+        help="misses of a sample that a width never got right; default, and at most: those of the most missed one",
+    )
+
+
+def core_config(args: argparse.Namespace) -> CoreConfig | None:
+    """What `add_core` asks for; None without a size."""
+    if args.core_size is None and args.core_bytes is None:
+        return None
+    return CoreConfig(
+        args.core_size, args.core_bytes, args.core_method, args.core_per_class, args.core_penalty, args.seed
+    )
 
 
 def add_training(parser: argparse.ArgumentParser, learning_rate: float, checkpoint: str) -> None:

@@ -12,18 +12,26 @@ from numpy.typing import NDArray
 
 from caq import artifact
 from caq.calibration.calibrator import Calibrator, make_core
-from caq.calibration.config import CalibratorConfig
+from caq.calibration.config import RUNGS, CalibratorConfig
+from caq.calibration.core import CoreSet
 from caq.calibration.sets import coded, logits, parameter_sets
-from caq.cli.arguments import MAX_SEED, add_artifact, add_data, add_seed, positive, whole
+from caq.cli.arguments import MAX_SEED, add_artifact, add_data, add_seed, domains, positive, whole
 from caq.cli.inputs import fitting
 from caq.cli.output import Output, percent
 from caq.data import Dataset
-from caq.errors import DataError
+from caq.errors import ConfigError, DataError
 from caq.model import Model
 from caq.progress import progress
 
+#: Samples that are drawn if nothing is said.
+CORE_SIZE = 200
 HELP = "calibrate an artifact on a stream of another domain, and measure every width on it and on the source"
-METHODS = {"ladder": CalibratorConfig(), "bn": CalibratorConfig(rungs=("statistics",), guarded=False), "none": None}
+METHODS = {
+    "ladder": CalibratorConfig(),
+    "flips": CalibratorConfig(rungs=RUNGS),
+    "bn": CalibratorConfig(rungs=("statistics",), guarded=False),
+    "none": None,
+}
 
 
 class Part(NamedTuple):
@@ -46,16 +54,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_artifact(parser)
     add_data(parser)
     parser.add_argument(
-        "--source-domains", type=_domains, required=True, metavar="N,...", help="that the model was trained on"
+        "--source-domains",
+        type=domains,
+        metavar="N,...",
+        help="that the model was trained on, to draw a core set from; default: the artifact's own core set",
     )
     parser.add_argument(
         "--target-domain", type=whole(-MAX_SEED), required=True, metavar="N", help="half streams, half is tested on"
     )
     parser.add_argument("--batches", type=whole(1), default=10, metavar="N", help="default %(default)s")
-    parser.add_argument("--method", choices=METHODS, default="ladder", help="default %(default)s; bn has no guard")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default="ladder",
+        help="default %(default)s; flips is one rung more, bn has no guard",
+    )
     parser.add_argument("--unlabelled", action="store_true", help="the stream has no labels")
     parser.add_argument(
-        "--core-size", type=whole(2), default=200, metavar="N", help="samples, or all there are; default %(default)s"
+        "--core-size", type=whole(2), metavar="N", help=f"samples to draw, or all there are; default: {CORE_SIZE}"
     )
     parser.add_argument("--max-ms", type=positive, metavar="MS", help="that a step may compute; default: no limit")
     parser.add_argument(
@@ -82,8 +98,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
                 advance(f"batch {i + 1}")
         else:
             config = replace(config, max_ms=args.max_ms, seed=args.seed)
-            size = min(args.core_size, len(stream.source.y))
-            core = make_core(model, *stream.source, size=size, seed=args.seed)
+            core = _core(model, stream, args)
             with Calibrator(args.artifact, core, args.state, config) as calibrator:
                 problems, first = calibrator.problems, min(calibrator.steps, len(stream.batches))
                 if first:
@@ -110,7 +125,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     return {
         "artifact": args.artifact,
         "method": args.method,
-        "source_domains": list(args.source_domains),
+        "source_domains": None if args.source_domains is None else list(args.source_domains),
         "target_domain": args.target_domain,
         "samples": {name: len(getattr(stream, name).y) for name in ("source_test", "target_test")},
         "resumed_after": first,
@@ -120,12 +135,26 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     }
 
 
-def _domains(text: str) -> tuple[int, ...]:
-    return tuple(sorted({whole(-MAX_SEED)(part) for part in text.split(",")}))
+def _core(model: Model, stream: Stream, args: argparse.Namespace) -> CoreSet:
+    """The artifact's core set, or one that is drawn from the sources."""
+    if args.source_domains is not None:
+        size = min(args.core_size or CORE_SIZE, len(stream.source.y))
+        return make_core(model, *stream.source, size=size, seed=args.seed)
+    if model.core is None:
+        raise ConfigError(
+            f"{args.artifact}: there is no core set in it; make one with `caq core`, or pass --source-domains"
+        )
+    if args.core_size is not None:
+        raise ConfigError(
+            "core-size: the artifact's core set is taken as it is; leave it out, or pass --source-domains"
+        )
+    return CoreSet.from_stored(model.core, model.graph.widths)
 
 
 def _stream(dataset: Dataset, args: argparse.Namespace) -> Stream:
-    """The core set is drawn from training rows. Where the test split has no row of a source, half of them is tested on.
+    """Sources are the domains that were named, or all but the target.
+
+    The core set is drawn from training rows. Where the test split has no row of a source, half of them is tested on.
 
     Raises DataError on domains without rows.
     """
@@ -135,8 +164,9 @@ def _stream(dataset: Dataset, args: argparse.Namespace) -> Stream:
     x, y = np.concatenate([dataset.x_train, dataset.x_test]), np.concatenate([dataset.y_train, dataset.y_test])
     domain = np.concatenate([dataset.domain_train, dataset.domain_test])
     training = np.arange(len(x)) < len(dataset.x_train)
-    ours, target = np.isin(domain, args.source_domains), domain == args.target_domain
-    if args.target_domain in args.source_domains:
+    target = domain == args.target_domain
+    ours = ~target if args.source_domains is None else np.isin(domain, args.source_domains)
+    if (ours & target).any():
         raise DataError(f"domain {args.target_domain} is a source and the target")
     source, tested = (rng.permutation(np.flatnonzero(ours & part)) for part in (training, ~training))
     if not len(tested):

@@ -9,7 +9,14 @@ from typing import Any
 from caq.artifact import Reader
 from caq.cli.arguments import add_artifact
 from caq.cli.output import Output, number
-from caq.cli.points import describe_points, explain_points, print_points
+from caq.cli.points import (
+    describe_core,
+    describe_flip_network,
+    describe_points,
+    explain_core,
+    explain_points,
+    print_points,
+)
 from caq.model import Model
 
 HELP = "show an artifact's sizes, layers and operating points"
@@ -30,6 +37,11 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     output.say(f"labels: {', '.join(model.label_names) or 'none'}")
     output.table("sizes", _size_rows(sizes))
     output.table("layers", _layer_rows(layers))
+    core = describe_core(model)
+    output.say("core set: none" if core is None else explain_core(core))
+    network = describe_flip_network(model)
+    if network is not None:
+        output.say(f"flip network: {network['hidden']} hidden units, {network['bytes']} bytes with its feedback")
     print_points(output, "operating points", points)
     explain_points(output, model.graph, model.points)
     output.table("provenance", [{"field": key, "value": value} for key, value in model.provenance.items()])
@@ -41,6 +53,8 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         "sizes": sizes,
         "layers": layers,
         "points": points,
+        "core": core,
+        "flip_network": network,
         "provenance": dict(model.provenance),
     }
 

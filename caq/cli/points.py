@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from caq.cli.output import Output, number, percent
 from caq.conditional import gate_cost
 from caq.graph import Cost, Graph, LayerWidths
-from caq.model import OperatingPoint
+from caq.model import Model, OperatingPoint
 from caq.quant import TOP_WIDTH
+from caq.sections import core_row_bytes
 
 
 def widest_cost(graph: Graph) -> Cost:
@@ -106,3 +109,32 @@ def bits_by_layer(record: dict[str, Any]) -> dict[str, str]:
         "weight bits": "".join(str(p.weight) for p in pairs),
         "activation bits": "".join(str(p.activation) for p in pairs),
     }
+
+
+def describe_core(model: Model) -> dict[str, Any] | None:
+    """The core set of an artifact: samples, bytes in the file, samples of each class, and misses at each width."""
+    if (core := model.core) is None:
+        return None
+    classes = np.bincount(core.y, minlength=int(np.prod(model.graph.shapes[-1])))
+    return {
+        "samples": len(core.y),
+        "bytes": len(core.y) * core_row_bytes(model.graph),
+        "by_class": classes.tolist(),
+        "misses_by_width": {
+            str(w): int(n) for w, n in zip(model.graph.widths, core.misses.sum(0, dtype=np.int64), strict=True)
+        },
+    }
+
+
+def describe_flip_network(model: Model) -> dict[str, int] | None:
+    """Hidden units of an artifact's flip network, and its bytes in the file."""
+    if (network := model.flip_network) is None:
+        return None
+    return {"hidden": network.w2.shape[1], "bytes": len(network.to_row(model.graph))}
+
+
+def explain_core(core: dict[str, Any]) -> str:
+    """A line of what `describe_core` found."""
+    misses = ", ".join(f"{n} at {w}" for w, n in core["misses_by_width"].items())
+    classes = f"{sum(n > 0 for n in core['by_class'])} of {len(core['by_class'])} classes"
+    return f"core set: {core['samples']} samples of {classes}, {core['bytes']} bytes; misses by width: {misses}"

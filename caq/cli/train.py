@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from caq import artifact, data
-from caq.cli.arguments import add_data, add_training, whole
+from caq.cli.arguments import add_core, add_data, add_training, core_config, whole
 from caq.cli.output import Output
-from caq.cli.points import describe_points, explain_points, print_points
+from caq.cli.points import describe_core, describe_points, explain_core, explain_points, print_points
 from caq.errors import ConfigError
 from caq.model import Model
 
@@ -30,6 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="turn the axes of motion sensors at random by up to as much; channels are x, y, z of one after the other",
     )
     add_training(parser, 4e-3, "saved after each epoch; resumed if it exists")
+    add_core(parser, "core-", required=False)
+    parser.add_argument(
+        "--flips",
+        action="store_true",
+        help="train a network that flips bits in calibration; of data with domains, a fifth is kept back for it",
+    )
 
 
 def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
@@ -41,6 +47,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     from caq.supernet import pipeline
     from caq.supernet.conversion import DEFAULT_WIDTHS
     from caq.supernet.distributed import joined
+    from caq.supernet.flips import FlipConfig
     from caq.supernet.train import Outputs, TrainConfig
 
     if args.threads is not None:
@@ -51,10 +58,11 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*budget) for budget in args.budgets]
     conditional = [Budget(*budget) for budget in args.conditional]
     widths = args.widths or DEFAULT_WIDTHS
+    core, flips = core_config(args), FlipConfig(seed=args.seed) if args.flips else None
     with joined() as team:
         output.muted = not team.first
         outputs = Outputs(args.checkpoint, args.tensorboard, quiet=output.muted)
-        model = pipeline.train_model(measured, args.model, config, widths, budgets, outputs, conditional)
+        model = pipeline.train_model(measured, args.model, config, widths, budgets, outputs, conditional, core, flips)
     if not team.first:
         return {}
     if args.domain is not None:
@@ -82,4 +90,7 @@ def report(model: Model, path: Path, output: Output) -> dict[str, Any]:
     size = path.stat().st_size
     print_points(output, f"{path}: {size} bytes", records)
     explain_points(output, model.graph, model.points)
-    return {"artifact": str(path), "file_bytes": size, "task": model.task, "points": records}
+    core = describe_core(model)
+    if core is not None:
+        output.say(explain_core(core))
+    return {"artifact": str(path), "file_bytes": size, "task": model.task, "points": records, "core": core}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import caq
+from caq.calibration.making import CoreConfig
 from caq.conditional import ConditionalGate
 from caq.costs import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.data import Dataset
@@ -35,8 +36,10 @@ from caq.supernet.conditional import (
 )
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.distributed import first_only, processes
+from caq.supernet.flips import FlipConfig, drifts_of, train_flips
 from caq.supernet.gates import GateConfig, learn_gate
 from caq.supernet.lower import Lowered, lower
+from caq.supernet.misses import MissLog, check_core
 from caq.supernet.network import Supernet
 from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms, train_supernet
 
@@ -108,24 +111,42 @@ def train_model(
     budgets: Sequence[Budget] = DEFAULT_BUDGETS,
     outputs: Outputs = Outputs(),  # noqa: B008
     conditional: Sequence[Budget] = (),
+    core: CoreConfig | None = None,
+    flips: FlipConfig | None = None,
 ) -> Model:
     """Trains a network, of the zoo or the caller's own, on `data` and returns it with its operating points.
 
-    conditional: budgets of conditional gates; with any, HELD_BACK of the training split is kept from the weights.
+    conditional: budgets of conditional gates; with any, HELD_BACK of the training split is kept from the weights. core:
+    how to draw a core set for the artifact, by misses that are counted in training; None: without one. flips: how to
+    train a flip network for it; where the data have domains, HELD_BACK of them are kept from the weights for that.
     Raises ConfigError on budgets that cannot be told apart or kept, and what `prepare`, `convert` and `train_supernet`
     raise.
     """
     check_names([*budgets, *conditional], widths)
     if isinstance(network, str):
         config = replace(config, task=task_of(network))
-    trained, routing = hold_back(data, HELD_BACK, config.seed) if conditional else (data, None)
+    if core is not None and config.task != "classify":
+        raise ConfigError(f"core: a network that is to {config.task} has no misses to count; ask for no core set")
+    if flips is not None and (conditional or config.task != "classify"):
+        raise ConfigError("flips: models that classify, without conditional points, can have a flip network")
+    domains = () if data.domain_train is None else np.unique(data.domain_train)
+    held = bool(conditional) or (flips is not None and len(domains) > 1)
+    trained, routing = hold_back(data, HELD_BACK, config.seed) if held else (data, None)
     prepared = prepare(trained, network, config.seed)
     supernet = convert(prepared.network, prepared.example(), widths)
     check_outputs(supernet, data, config.task)
     check_budgets(supernet.graph, [*budgets, *conditional])
     check_conditional(supernet.graph, conditional)
+    misses = MissLog()
+    if core is not None:
+        check_core(prepared.train, supernet.widths, core)
+        outputs = replace(outputs, watch=misses)
     train_supernet(supernet, prepared.train, config, outputs)
-    return finish(supernet, data, prepared, config, budgets, outputs.quiet, conditional, routing)
+    chosen = misses.core(prepared.train, supernet.widths, core) if core is not None and processes().first else None
+    model = finish(supernet, data, prepared, config, budgets, outputs.quiet, conditional, routing)
+    if flips is not None and processes().first:
+        model = model.replace(flip_network=train_flips(model, drifts_of(model, trained, routing, flips.seed), flips))
+    return model if chosen is None else model.replace(core=chosen.stored())
 
 
 def hold_back(data: Dataset, share: float, seed: int) -> tuple[Dataset, RouteData]:

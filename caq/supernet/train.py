@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -78,16 +78,31 @@ class TrainConfig:
             raise ConfigError(f"rotation: 0 to 180 degrees are possible, not {self.rotation}")
 
 
+class Watch(Protocol):
+    """What looks on while a supernet is trained, and changes nothing of it; its state goes into checkpoints."""
+
+    def after(self, epoch: int, epochs: int, supernet: Supernet, train: Samples) -> None:
+        """Called after each epoch, from 0."""
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes up what `state` gave."""
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Where training leaves what it knows.
 
-    checkpoint: file to write after every epoch and to resume from. tensorboard: folder. quiet: no progress bar.
+    checkpoint: file to write after every epoch and to resume from. tensorboard: folder. quiet: no progress bar. watch:
+    what looks on.
     """
 
     checkpoint: Path | None = None
     tensorboard: Path | None = None
     quiet: bool = False
+    watch: Watch | None = None
 
 
 def random_assignment(graph: Graph, rng: np.random.Generator) -> Assignment:
@@ -216,7 +231,7 @@ def train_steps(
         optimizer.step()
         optimizer.zero_grad()
 
-    start = _resume(outputs.checkpoint, model, optimizer, config, train)
+    start = _resume(outputs, model, optimizer, config, train)
     team.agree(start, f"the number of epochs in {outputs.checkpoint}, a file that all must share,")
     if not team.first:
         outputs = Outputs(quiet=True)
@@ -244,7 +259,9 @@ def train_steps(
             if writer is not None:
                 writer.add_scalar("loss/widest", total / steps, epoch)
                 writer.add_scalar("learning_rate", optimizer.param_groups[0]["lr"], epoch)
-            _save(outputs.checkpoint, model, optimizer, _identity(model, config, train), epoch + 1)
+            if outputs.watch is not None and isinstance(model, Supernet):
+                outputs.watch.after(epoch, config.epochs, model, train)
+            _save(outputs, model, optimizer, _identity(model, config, train), epoch + 1)
     if writer is not None:
         writer.close()
     model.eval()
@@ -273,7 +290,8 @@ def _identity(model: nn.Module, config: TrainConfig, train: Samples) -> str:
     return json.dumps([settings, shapes, train.sha256], sort_keys=True)
 
 
-def _save(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str, done: int) -> None:
+def _save(outputs: Outputs, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str, done: int) -> None:
+    path = outputs.checkpoint
     if path is None:
         return
     state = {
@@ -281,6 +299,7 @@ def _save(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer,
         "epochs": done,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
+        **({} if outputs.watch is None else {"watch": outputs.watch.state()}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".new")
@@ -292,9 +311,10 @@ def _save(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer,
 
 
 def _resume(
-    path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, train: Samples
+    outputs: Outputs, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, train: Samples
 ) -> int:
     """Loads a checkpoint if there is one; returns the number of epochs it has behind it."""
+    path = outputs.checkpoint
     if path is None or not path.exists():
         return 0
     try:
@@ -303,6 +323,12 @@ def _resume(
             raise TrainingError(
                 f"{path} is of another model, data set or configuration; remove it, or resume with its settings"
             )
+        if outputs.watch is not None:
+            if "watch" not in state:
+                raise TrainingError(
+                    f"{path}: nothing counted misses in that training; remove it, or ask for no core set"
+                )
+            outputs.watch.load_state(state["watch"])
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["epochs"])

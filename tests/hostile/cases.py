@@ -43,6 +43,7 @@ from tests.hostile.edits import (
     zipped,
 )
 from tests.hostile.gates import GATES
+from tests.hostile.sections import SECTIONS
 
 HUGE = 10**400
 PARTS = ("parameters", "planes of width 2", "planes of width 4", "planes of width 8")
@@ -613,4 +614,4 @@ POINTS = [
     ),
 ]
 
-CASES = [*LENGTHS, *FILES, *HEADERS, *TENSORS, *MANIFESTS, *OPS, *POINTS, *GATES]
+CASES = [*LENGTHS, *FILES, *HEADERS, *TENSORS, *MANIFESTS, *OPS, *POINTS, *GATES, *SECTIONS]

@@ -20,6 +20,7 @@ import numpy as np
 
 from caq.artifact import dumps
 from caq.graph import Graph, Op
+from caq.sections import SECTIONS
 from tests import models
 from tests.conditional_models import with_gate
 
@@ -30,7 +31,7 @@ class Draft:
 
     arrays: those of the parameters by name, and the planes. manifest_text, header, header_text and file: edits of the
     manifest's bytes (its checksum follows), of the header's object, of the header's bytes (its length follows) and of
-    the whole file. wrong_sha: places in sha256 that keep what the manifest says.
+    the whole file. wrong_sha: places in sha256, and sections, that keep what the manifest says.
     """
 
     manifest: dict[str, Any]
@@ -40,17 +41,21 @@ class Draft:
     header: Callable[[dict[str, Any]], Any] = lambda header: None
     header_text: Callable[[bytes], bytes] = lambda raw: raw
     file: Callable[[bytes], bytes] = lambda data: data
-    wrong_sha: set[int] = field(default_factory=set)
+    wrong_sha: set[int | str] = field(default_factory=set)
 
     def build(self) -> bytes:
         """The file."""
         planes = self.arrays["planes"]
-        parameters = b"".join(a.tobytes() for name, a in self.arrays.items() if name != "planes")
+        parameters = b"".join(a.tobytes() for name, a in self.arrays.items() if name not in ("planes", *SECTIONS))
+        sections = [name for name in SECTIONS if name in self.arrays]
         groups = [planes[below:w].tobytes() for below, w in zip((0, *self.widths), self.widths, strict=False)]
         known = self.manifest.get("sha256")
         if isinstance(known, list):
             for i, raw in enumerate([parameters, *groups][: len(known)]):
                 known[i] = known[i] if i in self.wrong_sha else digest(raw)
+        for name in self.manifest["sections"] if isinstance(self.manifest.get("sections"), dict) else ():
+            if name in self.arrays and name not in self.wrong_sha:
+                self.manifest["sections"][name] = digest(self.arrays[name].tobytes())
         # NaN and infinity are written as Python writes them, because a hostile file may hold them.
         manifest = self.manifest_text(to_json(self.manifest))
         header: dict[str, Any] = {"__metadata__": {"caq": "1", "manifest_sha256": digest(manifest)}}
@@ -59,12 +64,14 @@ class Draft:
             ("manifest", manifest, [len(manifest)]),
             ("parameters", parameters, [len(parameters)]),
             ("planes", planes.tobytes(), list(planes.shape)),
+            *((name, self.arrays[name].tobytes(), list(self.arrays[name].shape)) for name in sections),
         ):
             header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [end, end + len(raw)]}
             end += len(raw)
         self.header(header)
         head = self.header_text(to_json(header))
-        return self.file(len(head).to_bytes(8, "little") + head + manifest + parameters + planes.tobytes())
+        tensors = [manifest, parameters, planes.tobytes(), *(self.arrays[name].tobytes() for name in sections)]
+        return self.file(len(head).to_bytes(8, "little") + head + b"".join(tensors))
 
 
 def digest(raw: bytes) -> str:
@@ -80,7 +87,11 @@ def to_json(data: object) -> bytes:
 
 @functools.cache
 def base(name: str) -> bytes:
-    """A sound file: "uint8" and "float32" hold every kind of operation, "reconstruct" no labels; "conditional"."""
+    """A sound file: "uint8", "float32", "conditional", "core", "flips" with all operations, "reconstruct"."""
+    if name == "flips":
+        return dumps(models.with_flip_network(models.with_core(models.model(0))))
+    if name == "core":
+        return dumps(models.with_core(models.model(0)))
     if name == "conditional":
         return dumps(with_gate(models.model(0), 0, 3))
     if name == "reconstruct":
@@ -100,7 +111,7 @@ def take_apart(data: bytes) -> Draft:
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     parts = {}
-    for name in ("manifest", "parameters", "planes"):
+    for name in header.keys() - {"__metadata__"}:
         begin, end = (8 + length + v for v in header[name]["data_offsets"])
         parts[name] = data[begin:end]
     manifest = json.loads(parts["manifest"])
@@ -121,6 +132,9 @@ def take_apart(data: bytes) -> Draft:
         start += arrays[name].nbytes
     assert start == len(parts["parameters"])
     arrays["planes"] = np.frombuffer(parts["planes"], np.uint8).reshape(header["planes"]["shape"]).copy()
+    for name in SECTIONS:
+        if name in parts:
+            arrays[name] = np.frombuffer(parts[name], np.uint8).reshape(header[name]["shape"]).copy()
     return Draft(manifest, arrays, tuple(widths))
 
 

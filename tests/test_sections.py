@@ -1,0 +1,61 @@
+"""Optional sections of a file: kept as they are, read only when asked for, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from caq.artifact import Reader, dumps, load, loads, save
+from caq.engine import Engine
+from caq.errors import IntegrityError, SchemaError
+from caq.sections import core_row_bytes
+from tests import models
+
+
+def test_a_core_set_is_kept_as_it_is():
+    model = models.with_core(models.model(0))
+    data = dumps(model)
+    again = loads(data)
+    assert dumps(again) == data and again.core is not None
+    for ours, theirs in zip(model.core, again.core, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    assert core_row_bytes(model.graph) == model.core.to_rows().shape[1]
+    assert dumps(model.replace(core=None)) == dumps(models.model(0))
+
+
+def test_who_runs_a_model_reads_as_much_of_it_as_without(tmp_path):
+    path, model = tmp_path / "x.caq", models.with_core(models.model(0))
+    save(model, path)
+    size = path.stat().st_size
+    with Reader(path) as reader:
+        assert reader.bytes_for(8) == size - model.core.to_rows().size
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    assert load(path, sections=False).core is None and Engine(path).model.core is None
+    with pytest.raises(IntegrityError, match="core: its SHA-256"):
+        load(path, max_width=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c._replace(x=c.x.astype(np.int16)), r"core.x: int8 .* is expected, not int16"),
+        (lambda c: c._replace(x=c.x[:, 1:]), "core.x"),
+        (lambda c: c._replace(y=c.y[1:]), "core.y: int16"),
+        (lambda c: c._replace(misses=c.misses[:, 1:]), "core.misses: uint8"),
+        (lambda c: c._replace(y=c.y - 1), "core.y: classes 0 to 2 are expected, not -1 to 1"),
+        (lambda c: c._replace(y=c.y + 1), "core.y: classes 0 to 2 are expected, not 1 to 3"),
+        (lambda c: c._replace(x=c.x[:0], y=c.y[:0], misses=c.misses[:0]), "core: no sample"),
+    ],
+)
+def test_a_core_set_that_does_not_fit_is_not_saved(change, message):
+    model = models.with_core(models.model(0))
+    with pytest.raises(SchemaError, match=message):
+        dumps(model.replace(core=change(model.core)))
+
+
+def test_a_model_without_classes_has_no_core_set():
+    core = models.with_core(models.model(0)).core
+    with pytest.raises(SchemaError, match="reconstruct"):
+        dumps(models.model(0, task="reconstruct").replace(core=core))
