@@ -8,7 +8,8 @@ integer engine, on the target's test half and on the source's: peers in torch ar
 settings were chosen on another person (benchmarks.continual.choose), nothing was chosen on what is reported.
 
 Trained sources and finished rows are kept in --cache, rows by their settings; --methods asks for fewer. What is there
-for the seeds goes to benchmarks/results/continual_PROTOCOL.json, with a picture of it.
+for the seeds goes to benchmarks/results/continual_PROTOCOL.json, with a picture of it. Its seconds are by the clock of
+a machine that others worked on too: benchmarks.continual.cost measures what a step costs.
 """
 
 from __future__ import annotations
