@@ -14,7 +14,7 @@ from real weights; its code is flipped while the latent takes it out of there. S
 more than one, few flip at a time, and those first that lie at an edge, which costs least.
 
 Latents and flips belong to a parameter set (caq.calibration.sets): a set has its own codes, over bit planes that all
-share and nobody writes, so other widths keep every bit (docs/adr/0009-flips.md).
+share and nobody writes, so other widths keep every bit (docs/adr/0010-flips.md).
 
 S sets, W widths, L layers, n weights of all layers, C channels of all layers, K classes.
 """

@@ -13,7 +13,7 @@ from caq.kernels import reference
 from caq.model import Model
 from caq.plan import affine, build_plan
 from caq.quant import TOP_WIDTH, multiplicand_unit, requantize
-from caq.reference import _run
+from caq.reference import run_step
 from tests import models
 
 
@@ -23,7 +23,7 @@ def reference_outputs(model: Model, layer: Layer, assignment: Assignment, row: i
     steps = build_plan(graph, p, model.planes, assignment, row).steps
     live = [model.encode(x)[0].astype(np.int32)]
     for step in steps[: layer.op]:
-        live.append(_run(step, [live[t] for t in step.op.inputs]))
+        live.append(run_step(step, [live[t] for t in step.op.inputs]))
     step, pair = steps[layer.op], assignment[layer.index]
     assert step.multiplicands is not None
     codes = live[step.op.inputs[0]]
