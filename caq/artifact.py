@@ -188,7 +188,9 @@ def dumps(model: Model, *, packed: bool = False) -> bytes:
         if packed:
             from caq.packing import pack
 
-            data = PACKED + pack(data[: reader.tensors["planes"].offset], model.planes[: model.graph.widths[-1]])
+            planes = reader.tensors["planes"]
+            head, tail = data[: planes.offset], data[planes.offset + planes.nbytes :]
+            data = PACKED + pack(head, model.planes[: model.graph.widths[-1]], tail)
     return data
 
 

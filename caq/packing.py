@@ -7,6 +7,7 @@
     4 * w bytes  bytes of each plane as it stands here: P if it is not coded
     n bytes      the `.caq` file up to its planes, as they are
     ...          the planes, most significant first
+    the rest     what stands behind the planes in the `.caq` file, as it is
 
 Small weights are many, so after the sign the next bits are not evenly spread: planes 1 to 4 may be coded, the others
 are as in the file. A coded plane is taken exclusive-or with the sign plane, so that its bits are those of a magnitude;
@@ -40,12 +41,12 @@ BLOCK = 2**17
 _HEAD = struct.Struct("<III")
 
 
-def pack(head: bytes, planes: NDArray[np.uint8]) -> bytes:
-    """What follows the first 8 bytes of the packed form of the file that is `head` and then `planes`, (w, P) uint8."""
+def pack(head: bytes, planes: NDArray[np.uint8], tail: bytes = b"") -> bytes:
+    """What follows the first 8 bytes of the packed form of a file: of its `head`, planes (w, P) uint8, and `tail`."""
     rows = [_coded(planes, i) if i in CODED else planes[i].tobytes() for i in range(len(planes))]
     rows = [row if len(row) < planes.shape[1] else plane.tobytes() for row, plane in zip(rows, planes, strict=True)]
     sizes = struct.pack(f"<{len(rows)}I", *map(len, rows))
-    return b"".join([_HEAD.pack(len(head), *planes.shape), sizes, head, *rows])
+    return b"".join([_HEAD.pack(len(head), *planes.shape), sizes, head, *rows, tail])
 
 
 def unpack(data: bytes) -> bytes:
@@ -57,8 +58,8 @@ def unpack(data: bytes) -> bytes:
     if not 0 < count <= MAX_PLANES or size == 0 or len(data) < start:
         raise FormatError(f"a packed file of {len(data)} bytes cannot hold {count} planes of {size} bytes")
     sizes = struct.unpack_from(f"<{count}I", data, _HEAD.size)
-    if start + length + sum(sizes) != len(data):
-        raise FormatError(f"{length} bytes and packed planes of {sum(sizes)} do not make a file of {len(data)}")
+    if start + length + sum(sizes) > len(data):
+        raise FormatError(f"{length} bytes and packed planes of {sum(sizes)} do not fit a file of {len(data)}")
     planes = np.empty((count, size), np.uint8)
     position = start + length
     for i, stored in enumerate(sizes):
@@ -70,7 +71,7 @@ def unpack(data: bytes) -> bytes:
             _decode(row, planes, i)
         else:
             raise FormatError(f"plane {i}: {stored} bytes, where {size} are due")
-    return data[start : start + length] + planes.tobytes()
+    return data[start : start + length] + planes.tobytes() + data[position:]
 
 
 def _coded(planes: NDArray[np.uint8], i: int) -> bytes:

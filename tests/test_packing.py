@@ -30,7 +30,16 @@ def bell(seed: int = 0, filters: int = 64) -> models.Model:
     return model.replace(planes=planes)
 
 
-@pytest.mark.parametrize("make", [lambda: models.model(3), lambda: models.model(1, widths=(2, 4)), models.tiny, bell])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.with_core(models.model(0)),
+        lambda: models.model(3),
+        lambda: models.model(1, widths=(2, 4)),
+        models.tiny,
+        bell,
+    ],
+)
 def test_what_is_packed_is_what_is_loaded(make, tmp_path):
     model = make()
     save(model, tmp_path / "packed.caq", packed=True)
@@ -62,6 +71,7 @@ def test_every_number_of_planes_and_blocks(rows, size, monkeypatch):
     planes = pack_codes(np.clip(rng.normal(0, 20, 8 * size), -128, 127).astype(np.int8))[:rows]
     packed = packing.pack(HEAD, planes)
     assert packing.unpack(packed) == HEAD + planes.tobytes()
+    assert packing.unpack(packing.pack(HEAD, planes, b"tail")) == HEAD + planes.tobytes() + b"tail"
     if size > 1 and rows > 1:
         assert len(packed) < len(HEAD) + planes.nbytes
 
@@ -118,8 +128,8 @@ PLANE = bytes(100)
         (built(100, *[PLANE] * 9), "cannot hold 9 planes"),
         (built(100, PLANE, count=2**32 - 1), "cannot hold 4294967295 planes"),
         (built(0, b""), "planes of 0 bytes"),
-        (built(100, PLANE) + b"\0", "planes of 100 do not make a file of"),
-        (built(100, PLANE, PLANE)[:-1], "planes of 200 do not make a file of"),
+        (built(100, PLANE) + b"\0", "a header of"),
+        (built(100, PLANE, PLANE)[:-1], "planes of 200 do not fit a file of"),
         (built(2**31, PLANE), "plane 0: 100 bytes, where 2147483648 are due"),
         (built(100, deflated(PLANE)), r"plane 0: \d+ bytes, where 100 are due"),
         (built(100, *[PLANE] * 5, deflated(PLANE)), r"plane 5: \d+ bytes, where 100 are due"),

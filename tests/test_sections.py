@@ -59,3 +59,12 @@ def test_a_model_without_classes_has_no_core_set():
     core = models.with_core(models.model(0)).core
     with pytest.raises(SchemaError, match="reconstruct"):
         dumps(models.model(0, task="reconstruct").replace(core=core))
+
+
+@pytest.mark.parametrize("name", ["w1", "b1", "w2", "b2", "feedback"])
+def test_a_flip_network_that_does_not_fit_is_not_saved(name):
+    model = models.with_flip_network(models.model(0))
+    found = getattr(model.flip_network, name)
+    for wrong in (found.astype(np.float32), found[1:]):
+        with pytest.raises(SchemaError, match=rf"flips\.{name}: int(8|16) .* is expected"):
+            dumps(model.replace(flip_network=model.flip_network._replace(**{name: wrong})))
