@@ -124,12 +124,14 @@ class NativePlan:
         self._arenas.append(arena)
         return None if bad else y
 
-    def run_into(self, source: Any, target: Any, arena: Any) -> int:
-        """Runs the sample at pointer `source`; codes go to pointer `target`. Nonzero on NaN and infinity."""
-        if self._reads_planes:
-            self._program.model.check_file()
-        refused: int = self._call(source, 1, target, arena)
-        return refused
+    def bound(self, source: Any, target: Any, arena: Any) -> Callable[[], int]:
+        """What runs the sample at pointer `source` into pointer `target`; it returns nonzero on NaN and infinity."""
+        call = partial(self._call, source, 1, target, arena)
+        return partial(self._after_check, call) if self._reads_planes else call
+
+    def _after_check(self, call: Callable[[], int]) -> int:
+        self._program.model.check_file()
+        return call()
 
     def run(self, x: NDArray[np.generic]) -> NDArray[np.int16]:
         """Output codes (N, outputs) of a batch (N, *sample_shape).

@@ -376,7 +376,7 @@ class Program:
         return first
 
     def pointers(self, x: NDArray[np.generic], y: NDArray[np.int16]) -> tuple[Any, Any]:
-        """Of a sample and its outputs, for `NativePlan.run_into`; they keep the arrays."""
+        """Of a sample and its outputs, for `NativePlan.bound`; they keep the arrays."""
         return ffi.from_buffer(x), ffi.from_buffer(INT16_ARRAY, y)
 
     def trim(self) -> None:

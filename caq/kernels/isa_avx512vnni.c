@@ -282,6 +282,32 @@ CAQ_INLINE void accumulate(const caq_conv_task *t, const caq_runs *r, const int8
         }
 }
 
+/* Products of one pixel. Narrow tiles take several quads at a time, each with accumulators of its own, as a sum waits for the one
+ * before it. */
+CAQ_INLINE void accumulate_pixel(const caq_conv_task *t, const caq_runs *r, const int8_t *panel, const uint8_t *x, const int nv,
+                                 __m512i *acc) {
+    enum { MOST = 4 };
+    const caq_window *w = &t->conv->window;
+    const int chains = MOST / nv;
+    __m512i part[MOST];
+    CAQ_UNROLL for (int i = 0; i < MOST; i++) part[i] = _mm512_setzero_si512();
+    for (int ky = 0; ky < r->rows; ky++)
+        for (int kx = 0; kx < r->columns; kx++) {
+            const uint8_t *p = x + (int64_t)ky * w->dilation_h * t->x_row + (int64_t)kx * r->column_step;
+            for (int left = r->quads; left > 0; left -= chains, p += 4 * chains)
+                CAQ_UNROLL for (int i = 0; i < chains; i++)
+                    if (i < left) {
+                        int32_t four;
+                        memcpy(&four, p + 4 * i, sizeof four);
+                        const __m512i bytes = _mm512_set1_epi32(four);
+                        CAQ_UNROLL for (int v = 0; v < nv; v++, panel += 64)
+                            part[i * nv + v] = _mm512_dpbusd_epi32(part[i * nv + v], bytes, _mm512_loadu_si512(panel));
+                    }
+        }
+    CAQ_UNROLL for (int i = MOST - 1; i >= nv; i--) part[i - nv] = _mm512_add_epi32(part[i - nv], part[i]);
+    CAQ_UNROLL for (int v = 0; v < nv; v++) acc[v] = part[v];
+}
+
 /* Bits of a packed field, or 0 where weights are not packed. */
 CAQ_INLINE int packed_bits(const caq_conv *c, int width) {
     if (!c->one_pixel || c->groups > 1 || c->window.kernel_h * c->window.kernel_w > 1 || width > 4) return 0;
@@ -387,8 +413,10 @@ CAQ_INLINE void write_wide(const caq_conv_task *t, const int32_t *rows, int64_t 
     v = _mm512_add_epi32(_mm512_mullo_epi32(v, _mm512_loadu_si512(rows + 2 * stride)), _mm512_loadu_si512(rows + 3 * stride));
     v = _mm512_srav_epi32(v, _mm512_loadu_si512(rows + 4 * stride));
     v = _mm512_max_epi32(_mm512_min_epi32(v, _mm512_set1_epi32(t->high)), _mm512_set1_epi32(t->low));
-    const __mmask16 mask = channels >= 16 ? 0xffff : (__mmask16)((1u << channels) - 1);
-    _mm512_mask_cvtepi32_storeu_epi16(y, mask, v);
+    if (channels >= 16)
+        _mm256_storeu_si256((__m256i *)(void *)y, _mm512_cvtepi32_epi16(v));
+    else
+        _mm256_mask_storeu_epi16(y, (__mmask16)((1u << channels) - 1), _mm512_cvtepi32_epi16(v));
 }
 
 typedef struct {
@@ -441,7 +469,7 @@ CAQ_INLINE void pixel_tile(const block *b, const int nv, const int bits, const u
     if (bits)
         accumulate_packed(b->runs, b->panel, x, b->sums, nv, bits, acc);
     else
-        accumulate(b->task, b->runs, b->panel, &x, nv, 1, acc);
+        accumulate_pixel(b->task, b->runs, b->panel, x, nv, acc);
     end_tile(b, nv, 4 / nv, acc, &to, &residual, 1);
 }
 
@@ -459,31 +487,49 @@ static void tile_pixel(const block *b, int nr, int bits, const uint8_t *x, uint8
     }
 }
 
-/* A matrix times a vector. */
-static void linear(const caq_conv_task *t, int32_t from, int32_t to) {
+/* A matrix times a vector. bits: of packed weights, or 0. Layers are small here, and what a call costs shows, so whole
+ * blocks are done in this very function. */
+CAQ_INLINE void linear(const caq_conv_task *t, int32_t from, int32_t to, const int bits) {
+    enum { WHOLE = CAQ_MAX_NR };
     const caq_conv *c = t->conv;
     const caq_runs r = caq_runs_of(c);
-    const int bits = packed_bits(c, t->weight_width), n = c->out_channels;
+    const int n = c->out_channels, wide = c->out_bytes == 2;
+    const int64_t bytes = block_bytes(&r, WHOLE, bits);
     const ending e = ending_of(t, 0);
     adder adds;
     if (t->sum) adds = adder_of(t->sum, t->zero, t->residual_zero, t->sum_zero);
     byte_sums sums;
     if (bits) sums = sums_of(t->x, r.length, bits);
-    const slots *s = c->out_bytes == 2 ? 0 : (const slots *)t->requantize + from / CAQ_MAX_NR;
-    block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0, .sums = &sums};
-    b.panel += (from - t->begin) / CAQ_MAX_NR * block_bytes(&r, CAQ_MAX_NR, bits);
-    if (c->out_bytes == 2) b.wide_stride = caq_padded(&SELF, n);
-    for (int k = from, nr; k < to; k += nr) {
-        nr = caq_block(&SELF, n - k);
-        b.channels = n - k < nr ? n - k : nr;
-        if (c->out_bytes == 2)
+    const slots *s = wide ? 0 : (const slots *)t->requantize + from / WHOLE;
+    block b = {.task = t, .runs = &r, .panel = t->panel, .e = &e, .r = t->sum ? &adds : 0, .sums = &sums, .channels = WHOLE};
+    b.panel += (from - t->begin) / WHOLE * bytes;
+    if (wide) b.wide_stride = caq_padded(&SELF, n);
+    int32_t k = from;
+    for (; k + WHOLE <= to; k += WHOLE, b.panel += bytes, s++) {
+        if (wide)
             b.wide = (const int32_t *)t->requantize + k;
         else
-            b.s = s++;
-        tile_pixel(&b, nr, bits, t->x, t->y + (int64_t)k * c->out_bytes, t->sum ? t->residual + k : 0);
+            b.s = s;
+        pixel_tile(&b, 4, bits, t->x, t->y + (int64_t)k * c->out_bytes, t->sum ? t->residual + k : 0);
+    }
+    for (int nr; k < to; k += nr, s++) {
+        nr = caq_block(&SELF, n - k);
+        block last = b;
+        last.channels = n - k < nr ? n - k : nr;
+        if (wide)
+            last.wide = (const int32_t *)t->requantize + k;
+        else
+            last.s = s;
+        tile_pixel(&last, nr, bits, t->x, t->y + (int64_t)k * c->out_bytes, t->sum ? t->residual + k : 0);
         b.panel += block_bytes(&r, nr, bits);
     }
 }
+
+static void linear_8(const caq_conv_task *t, int32_t from, int32_t to) { linear(t, from, to, 0); }
+
+static void linear_4(const caq_conv_task *t, int32_t from, int32_t to) { linear(t, from, to, 4); }
+
+static void linear_2(const caq_conv_task *t, int32_t from, int32_t to) { linear(t, from, to, 2); }
 
 enum { MOST_PIXELS = 8 };
 
@@ -515,12 +561,8 @@ static void tile_16(const block *b, int mr, const uint8_t *const *p, uint8_t *co
     }
 }
 
-static void conv(const caq_conv_task *t, int64_t first, int64_t last, int32_t from, int32_t to) {
+static void many_pixels(const caq_conv_task *t, int64_t first, int64_t last, int32_t from, int32_t to) {
     const caq_conv *c = t->conv;
-    if (c->one_pixel && c->groups == 1) {
-        linear(t, from, to);
-        return;
-    }
     const caq_runs r = caq_runs_of(c);
     const int per_group = c->out_channels / c->groups, in_group = c->in_channels / c->groups;
     const int64_t padded = caq_padded(&SELF, per_group);
@@ -578,6 +620,18 @@ static void conv(const caq_conv_task *t, int64_t first, int64_t last, int32_t fr
             }
             b.panel += block_bytes(&r, nr, 0);
         }
+}
+
+static void conv(const caq_conv_task *t, int64_t first, int64_t last, int32_t from, int32_t to) {
+    const int bits = packed_bits(t->conv, t->weight_width);
+    if (!t->conv->one_pixel || t->conv->groups > 1)
+        many_pixels(t, first, last, from, to);
+    else if (bits == 0)
+        linear_8(t, from, to);
+    else if (bits == 4)
+        linear_4(t, from, to);
+    else
+        linear_2(t, from, to);
 }
 
 /* Depthwise panels: for each 64 lanes, for each 4 taps, 4 vectors of 16 lanes x 4 taps. Kernels of 3 rows take the taps by

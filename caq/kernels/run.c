@@ -14,6 +14,9 @@ CAQ_INLINE uint8_t *at(const caq_view *v, uint8_t *arena, int32_t row, int32_t c
     return arena + v->offset + (int64_t)row * v->row + (int64_t)column * v->c * v->bytes;
 }
 
+/* Output channels that one panel is of: all, or those of a group. */
+CAQ_INLINE int32_t channels_of(const caq_conv *c) { return c->groups == 1 ? c->out_channels : c->out_channels / c->groups; }
+
 /* Fills the halo with zeros: the rows above and below, and what lies between one row's end and the next one's start. */
 static void fill_halo(const caq_view *v, uint8_t *arena) {
     const size_t left = (size_t)v->left * v->c, right = (size_t)v->right * v->c, gap = left + right;
@@ -140,65 +143,71 @@ static void cut_conv(const caq_team *team, work *w, const caq_view *in) {
     }
 }
 
-static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq_step *s, const caq_layer *layers,
-                     uint8_t *arena, caq_team *team) {
-    const caq_layer *layer = &layers[s->layer];
+/* A convolution without a panel, or for a team. */
+static void run_conv_in_parts(const caq_isa *isa, int id, const caq_program *p, const caq_step *s, const caq_layer *layer,
+                              uint8_t *arena, caq_team *team, caq_conv_task *t, const caq_view *in) {
     const caq_conv *c = &s->conv;
-    caq_view in = s->inputs[0];
-    if (layer->narrow && s->narrow_at >= 0) {
-        caq_view narrowed = in;
-        narrowed.offset = s->narrow_at
-                          + (int64_t)in.top * in.row + (int64_t)in.left * in.c;
-        for (int row = -in.top; row < in.h + in.bottom; row++)
-            isa->lookup(at(&in, arena, row, -in.left), layer->narrow, at(&narrowed, arena, row, -in.left), in.row);
-        in = narrowed;
-    }
-    fill_halo(&s->output, arena);
-    caq_conv_task t = {
-        .conv = c,
-        .x = at(&in, arena, -c->window.top, -c->window.left),
-        .x_row = in.row,
-        .y = at(&s->output, arena, 0, 0),
-        .y_row = s->output.row,
-        .y_w = s->output.w,
-        .panel = layer->panel,
-        .weight_width = layer->weight_width,
-        .requantize = layer->requantize,
-        .low = layer->low,
-        .high = layer->high,
-        .zero = s->low < 0 && c->out_bytes == 1 ? 128 : 0,
-        .narrow = s->narrowed_by >= 0 ? layers[s->narrowed_by].narrow : 0,
-    };
-    if (s->input_count == 2) {
-        t.sum = &s->sum;
-        t.residual = at(&s->inputs[1], arena, 0, 0);
-        t.residual_row = s->inputs[1].row;
-        t.residual_zero = s->inputs[1].zero;
-        t.sum_zero = s->output.zero;
-    }
-    const int32_t channels = c->groups == 1 ? c->out_channels : c->out_channels / c->groups;
-    if (!team && layer->panel) { /* the plain case, without a detour */
-        if (caq_is_depthwise(c))
-            isa->depthwise(&t, 0, s->output.h);
-        else
-            isa->conv(&t, 0, (int64_t)s->output.h * s->output.w, 0, channels);
-        return;
-    }
-    work w = {.isa = isa, .step = s, .task = &t, .end = channels};
+    const int32_t channels = channels_of(c);
+    work w = {.isa = isa, .step = s, .task = t, .end = channels};
     const int64_t cost = caq_fan_in(c) * (caq_is_depthwise(c) ? DEPTHWISE_COST : 1);
     if (layer->panel) {
-        cut_conv(team, &w, &in);
+        cut_conv(team, &w, in);
         run_parts(team, &w, cost);
         return;
     }
     for (; w.begin < channels; w.begin = w.end) {
         const caq_conv part = caq_slice(c, w.begin);
         w.end = c->groups == 1 ? w.begin + part.out_channels : channels;
-        t.begin = w.begin;
-        t.panel = unpack_panel(id, p, s, &part, w.begin, layer->weight_width, arena);
-        cut_conv(team, &w, &in);
+        t->begin = w.begin;
+        t->panel = unpack_panel(id, p, s, &part, w.begin, layer->weight_width, arena);
+        cut_conv(team, &w, in);
         run_parts(team, &w, cost);
     }
+}
+
+static void run_conv(const caq_isa *isa, int id, const caq_program *p, const caq_step *s, const caq_layer *layers,
+                     uint8_t *arena, caq_team *team) {
+    const caq_layer *layer = &layers[s->layer];
+    const caq_conv *c = &s->conv;
+    caq_view narrowed;
+    const caq_view *in = &s->inputs[0], *out = &s->output, *other = in + 1;
+    if (layer->narrow && s->narrow_at >= 0) {
+        narrowed = *in;
+        narrowed.offset = s->narrow_at + (int64_t)in->top * in->row + (int64_t)in->left * in->c;
+        for (int row = -in->top; row < in->h + in->bottom; row++)
+            isa->lookup(at(in, arena, row, -in->left), layer->narrow, at(&narrowed, arena, row, -in->left), in->row);
+        in = &narrowed;
+    }
+    fill_halo(out, arena);
+    /* Field by field: what an initializer leaves out is zeroed by an instruction that takes as long as a small layer. */
+    caq_conv_task t;
+    t.conv = c;
+    t.x = at(in, arena, -c->window.top, -c->window.left);
+    t.x_row = in->row;
+    t.y = at(out, arena, 0, 0);
+    t.y_row = out->row;
+    t.y_w = out->w;
+    t.panel = layer->panel;
+    t.begin = 0;
+    t.weight_width = layer->weight_width;
+    t.requantize = layer->requantize;
+    t.low = layer->low;
+    t.high = layer->high;
+    t.zero = s->low < 0 && c->out_bytes == 1 ? 128 : 0;
+    t.narrow = s->narrowed_by >= 0 ? layers[s->narrowed_by].narrow : 0;
+    t.sum = s->input_count == 2 ? &s->sum : 0;
+    if (t.sum) {
+        t.residual = at(other, arena, 0, 0);
+        t.residual_row = other->row;
+        t.residual_zero = other->zero;
+        t.sum_zero = out->zero;
+    }
+    if (team || !layer->panel)
+        run_conv_in_parts(isa, id, p, s, layer, arena, team, &t, in);
+    else if (caq_is_depthwise(c))
+        isa->depthwise(&t, 0, out->h);
+    else
+        isa->conv(&t, 0, (int64_t)out->h * out->w, 0, channels_of(c));
 }
 
 CAQ_INLINE void narrow_row(const work *w, uint8_t *y, int64_t n) {
