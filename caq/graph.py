@@ -259,6 +259,10 @@ class Graph(Record):
         return (self.input_shape, self.ops, self.widths) == (other.input_shape, other.ops, other.widths)
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash((self.input_shape, self.ops, self.widths))
 
     @cached_property

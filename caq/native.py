@@ -35,7 +35,7 @@ class Tables:
         self.assignment, self.parameter_set = assignment, parameter_set
         self.choices = ffi.new("caq_choice[]", layers)
         index = {w: i for i, w in enumerate(model.graph.widths)}
-        outputs = written(model.graph, model.parameters, assignment)
+        outputs = program.written(assignment)
         for i, pair in enumerate(assignment):
             c = self.choices[i]
             c.weight_width, c.activation_width = pair.weight, pair.activation
@@ -208,7 +208,7 @@ def _explain(
         ratio = parameters.ratios[index, graph.widths.index(pair.activation)]
         with naming(f"layer {layer.name!r} at {pair}: input"):
             narrowing(ratio, pair.activation, graph.signed(graph.ops[layer.op].inputs[0]))
-    output = written(graph, parameters, assignment)[index]
+    output = written(graph, parameters.ratios, assignment)[index]
     layer_fixed_point(graph, parameters, layer, pair, parameter_set, output.ratio)
     raise SchemaError(f"layer {layer.name!r} at {pair}: its parameters cannot be computed with")
 

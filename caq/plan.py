@@ -163,8 +163,8 @@ def only_readers(graph: Graph) -> dict[int, int]:
     return {i: by_op[ops[0]] for i, ops in alone.items() if len(ops) == 1 and ops[0] in by_op}
 
 
-def written(graph: Graph, parameters: Parameters, assignment: Assignment) -> list[Written]:
-    """What each layer writes at `assignment`.
+def written(graph: Graph, ratios: NDArray[np.float32], assignment: Assignment) -> list[Written]:
+    """What each layer writes at `assignment`; ratios: (L, W), of Parameters.
 
     Where one layer alone reads it, that one's activation width at once: rounding twice, to 8 bits and then to fewer,
     would lose more and take longer. Raises SchemaError.
@@ -174,7 +174,7 @@ def written(graph: Graph, parameters: Parameters, assignment: Assignment) -> lis
         width, (_, *limits) = assignment[reader].activation, outputs[writer]
         if width == TOP_WIDTH:
             continue
-        ratio = float(parameters.ratios[reader, graph.widths.index(width)])
+        ratio = float(ratios[reader, graph.widths.index(width)])
         with naming(f"layer {graph.layers[reader].name!r} at {assignment[reader]}: input"):
             fixed, bounds = narrowing(ratio, width, graph.signed(graph.layers[writer].op + 1))
         low, high = requantize(np.array(limits, np.int32)[:, None], fixed, *bounds)[:, 0].tolist()
@@ -265,7 +265,7 @@ def build_plan(
         raise AssignmentError(f"no parameter set {parameter_set}: there are {len(parameters.gain)}")
     planes = flipped_planes(graph, planes, assignment, parameter_set, parameters.flips)
     layers = {layer.op: layer for layer in graph.layers}
-    outputs, direct = written(graph, parameters, assignment), set(only_readers(graph).values())
+    outputs, direct = written(graph, parameters.ratios, assignment), set(only_readers(graph).values())
     steps = []
     for i, op in enumerate(graph.ops):
         if op.kind == "conv":

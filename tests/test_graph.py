@@ -323,8 +323,12 @@ def test_what_one_layer_alone_reads_is_written_at_its_width():
     p = m.parameters
     ratio = float(p.ratios[1, 1])
     most = min(15, int(np.floor(200 / ratio + 0.5)))
-    assert written(g, p, g.uniform(4)) == [Written(ratio, 0, most), Written(1.0, -128, 127), Written(1.0, 0, 255)]
-    assert {w.ratio for w in written(g, p, g.uniform(8))} == {1.0}
+    assert written(g, p.ratios, g.uniform(4)) == [
+        Written(ratio, 0, most),
+        Written(1.0, -128, 127),
+        Written(1.0, 0, 255),
+    ]
+    assert {w.ratio for w in written(g, p.ratios, g.uniform(8))} == {1.0}
     # One rounding, of the sum's own value.
     fixed = layer_fixed_point(g, p, g.layers[0], LayerWidths(4, 8), output_ratio=ratio)
     sums = np.random.default_rng(1).integers(-40000, 40000, (1000, 6)).astype(np.int32)

@@ -34,7 +34,7 @@ class DifferentiableModel:
     def __init__(self, model: Model, which: ParameterSet, parameters: Parameters | None = None) -> None:
         self.graph: Graph = model.graph
         self.which, self._parameters = which, model.parameters if parameters is None else parameters
-        self._written = written(self.graph, self._parameters, which.assignment)
+        self._written = written(self.graph, self._parameters.ratios, which.assignment)
         self._direct = set(only_readers(self.graph).values())
         self._layers = {layer.op: layer for layer in self.graph.layers}
         self.codes = [

@@ -50,7 +50,7 @@ def _tensors(
     """The codes of every tensor of the graph, (N, C, H, W) float64."""
     graph, parameters = lowered.graph, lowered.parameters
     graph.check_assignment(assignment)
-    outputs, direct = written(graph, parameters, assignment), set(only_readers(graph).values())
+    outputs, direct = written(graph, parameters.ratios, assignment), set(only_readers(graph).values())
     live = [codes.double()]
     layer_index = 0
     for i, (node, ts) in enumerate(zip(supernet.nodes, supernet.sources, strict=True)):
