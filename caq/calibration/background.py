@@ -16,15 +16,17 @@ samples of that step are lost. Inference goes on with the calibration in force.
 
 The thread is NICENESS nicer than the others, where threads have priorities (Linux): an inference that wants a core has
 it. It runs Python beside Python. Native kernels and large numpy operations leave the interpreter to others, but between
-them an inference that comes back from its own kernels could wait for the interpreter's switch interval, 5 ms as Python
-starts; while a step is under way it is SWITCH_INTERVAL_S, for the whole process. What remains: where other processes
-want every core, the thread may lose its own while it has the interpreter, and one inference in thousands waits some
-tens of milliseconds (benchmarks/results/calibrate_beside.json).
+them an inference that comes back from its own kernels waits for the interpreter: up to the switch interval, 5 ms as
+Python starts, and SWITCH_INTERVAL_S for the whole process while a step is under way. So that few inferences meet it,
+the thread rests between its pieces of work (`Pace`), REST times as long as it works. What remains: where other
+processes want every core, the thread may lose its own while it has the interpreter, and one inference in thousands
+waits some tens of milliseconds (benchmarks/results/calibrate_beside.json).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import sys
@@ -36,6 +38,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from caq.calibration.calibrator import HISTORY, Calibrator, StepResult
+from caq.calibration.deadline import Pace
 from caq.errors import ConfigError, RuntimeClosedError
 
 if TYPE_CHECKING:
@@ -52,6 +55,8 @@ QUEUE = 256
 LONGEST_CLOSE_S = 10.0
 #: Of the thread, above that of the process: 10 gets a tenth of what others get of a core that all want.
 NICENESS = 10
+#: Seconds that the thread rests for each one that it works: the interpreter is then seldom in the way of an inference.
+REST = 3.0
 #: How long a thread of this process may keep the interpreter from another, while a step is under way.
 SWITCH_INTERVAL_S = 1e-4
 
@@ -80,9 +85,10 @@ class BackgroundCalibrator:
     """Runs a calibrator in a thread, and gives what it promotes to an engine.
 
     calibrator: owned from here on, and closed by `close`. queue_size: samples and labels that wait at most, each a
-    sample of input codes at most. record: called in the thread with each record of the audit; what it raises is logged.
+    sample of input codes at most. rest: seconds that the thread sleeps for each that it works, between pieces of work;
+    budgets do not count them. record: called in the thread with each record of the audit; what it raises is logged.
 
-    Any number of threads may call it. Raises ConfigError on a size below 1.
+    Any number of threads may call it. Raises ConfigError on a size below 1, and on a rest below 0.
     """
 
     def __init__(
@@ -90,11 +96,15 @@ class BackgroundCalibrator:
         calibrator: Calibrator,
         *,
         queue_size: int = QUEUE,
+        rest: float = REST,
         record: Callable[[dict[str, Any]], None] = lambda entry: None,
     ) -> None:
         if queue_size < 1:
             raise ConfigError(f"queue_size {queue_size}: room for 1 sample or more is needed")
+        if not 0 <= rest < math.inf:
+            raise ConfigError(f"rest {rest}: seconds for each second of work, 0 or more")
         self._calibrator, self._record = calibrator, record
+        calibrator.clock = Pace(rest, calibrator.clock)
         self._queue: queue.Queue[Callable[[], StepResult | None] | None] = queue.Queue(queue_size)
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self._next_id = calibrator.next_id

@@ -108,7 +108,7 @@ class Calibrator:
         check_core(core, self._factory)
         if not core.from_factory.any() or not (core.y != UNLABELLED).any():
             raise DataError("core: labelled samples of the factory are expected; make_core takes them")
-        self.config, self._record, self._clock = config, record, clock
+        self.config, self._record, self.clock = config, record, clock
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self.too_late = 0
         self.problems: tuple[str, ...] = ()
@@ -252,12 +252,12 @@ class Calibrator:
         return replace(now, core=core, pending=pending, pending_y=pending_y, watch=watch)
 
     def _step(self) -> StepResult:
-        begin, now = self._clock(), self._learnt
+        begin, now = self.clock(), self._learnt
         ids = now.core.seen + np.arange(len(now.pending))
         try:
             new, entries = self._climbed(now, ids, begin)
             promoted = any(entry["promoted"] for entry in entries)
-            ms = 1000 * (self._clock() - begin)
+            ms = 1000 * (self.clock() - begin)
             self._keep(new, "step")
         except Exception:  # else the same samples, and more with each that comes, would fail again and again
             self._learnt = _without_batch(now)
@@ -274,7 +274,7 @@ class Calibrator:
     def _climbed(self, now: Learnt, ids: NDArray[np.int64], begin: float) -> tuple[Learnt, list[dict[str, Any]]]:
         """All that is learnt from the samples that wait for a step, with these ids, and from labels that came late."""
         config, x, y = self.config, now.pending, now.pending_y
-        deadline = Deadline(None if config.max_ms is None else begin + config.max_ms / 1000, self._clock)
+        deadline = Deadline(None if config.max_ms is None else begin + config.max_ms / 1000, self.clock)
         late, waiting = now.waiting.take(known=True), now.waiting.take(known=False)
         all_ids, all_x = np.concatenate([ids, late.ids]), np.concatenate([x, late.x])
         all_y = np.concatenate([y, late.y])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+
+#: A rest takes that long at most.
+_LONGEST_S = 0.1
 
 
 class OutOfTime(Exception):
@@ -17,7 +21,8 @@ class Deadline:
 
     def check(self) -> None:
         """Raises OutOfTime once time is over."""
-        if self._ends is not None and self._clock() >= self._ends:
+        now = self._clock()  # in any case: a Pace rests when it is asked
+        if self._ends is not None and now >= self._ends:
             raise OutOfTime
 
     def share(self, part: float) -> Deadline:
@@ -30,3 +35,29 @@ class Deadline:
     def now(self) -> float:
         """Seconds, of the clock."""
         return self._clock()
+
+
+class Pace:
+    """A clock for work that rests, so that it has the interpreter a part of the time only.
+
+    Asked for the time, which a Deadline does before each piece of work, it sleeps `rest` times as long as its thread
+    has worked since. It stands still meanwhile: budgets are of work. worked: a clock of the thread's own CPU time.
+    """
+
+    def __init__(
+        self,
+        rest: float,
+        clock: Callable[[], float] = time.perf_counter,
+        worked: Callable[[], float] = time.thread_time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._rest, self._clock, self._worked, self._sleep = rest, clock, worked, sleep
+        self._rested, self._before = 0.0, 0.0
+
+    def __call__(self) -> float:
+        """Seconds, without the rests."""
+        now, worked = self._clock(), self._worked()
+        self._sleep(min(self._rest * max(worked - self._before, 0.0), _LONGEST_S))
+        self._before = self._worked()
+        self._rested += (after := self._clock()) - now
+        return after - self._rested

@@ -92,6 +92,21 @@ def test_the_thread_finds_what_a_calibrator_finds(world, started):
     assert {"accuracy_before", "accuracy_after", "bytes", "ms", "sets", "step"} <= promoted.keys()
 
 
+def test_the_thread_rests_between_its_pieces_of_work(world, started, monkeypatch):
+    _, _, x, y = world
+    rests = {}
+    for rest in (0.0, 2.0):
+        _, calibration = started(rest=rest)
+        clock, slept = calibration._calibrator.clock, []
+        monkeypatch.setattr(clock, "_sleep", slept.append)
+        for a, b in zip(x[:20], y[:20], strict=True):
+            calibration.learn_one(a, int(b))
+        assert calibration.wait_idle(LONG_S)
+        rests[rest] = slept
+    assert len(rests[0.0]) == len(rests[2.0]) > 6  # at least one for each set and rung
+    assert sum(rests[0.0]) == 0 < sum(rests[2.0])
+
+
 def test_nothing_waits_for_a_step_and_a_full_queue_refuses(world, started, monkeypatch):
     _, _, x, y = world
     engine, calibration = started(queue_size=30)
@@ -259,6 +274,9 @@ def test_bad_arguments(world):
     model, core, x, y = world
     with pytest.raises(ConfigError, match="queue_size"):
         BackgroundCalibrator(Calibrator(model, core), queue_size=0)
+    for rest in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="rest"):
+            BackgroundCalibrator(Calibrator(model, core), rest=rest)
     calibration = BackgroundCalibrator(Calibrator(model, core))
     with pytest.raises(ConfigError, match="adopt"):
         Runtime(FakeEngine(), calibration=calibration, auto=False)
