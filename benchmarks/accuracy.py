@@ -137,6 +137,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rotation", type=float, default=0.0, help="degrees by which training turns sensors' axes")
+    parser.add_argument("--masking", type=float, default=0.0, help="share of rows and columns that training masks")
     parser.add_argument("--domain", type=int, help="test only on this domain")
     parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"))
 
@@ -148,17 +149,18 @@ def read_data(args: argparse.Namespace) -> Dataset:
 
 def train_config(args: argparse.Namespace, seed: int = 0) -> TrainConfig:
     """How the supernet is trained."""
-    return TrainConfig(epochs=args.epochs, batch_size=args.batch_size, seed=seed, rotation=args.rotation)
+    config = TrainConfig(epochs=args.epochs, batch_size=args.batch_size, seed=seed)
+    return replace(config, rotation=args.rotation, masking=args.masking)
 
 
 def cache_folder(args: argparse.Namespace, data: Dataset) -> Path:
     """The folder, made if need be, of what was trained with these settings."""
     defaults = asdict(TrainConfig())
-    del defaults["rotation"]
+    del defaults["rotation"], defaults["masking"]
     recipe = hashlib.sha256(json.dumps(defaults).encode()).hexdigest()[:8]
-    settings = f"{args.model}-{args.epochs}-{args.batch_size}-{recipe}" + f"-turned{args.rotation:g}" * bool(
-        args.rotation
-    )
+    settings = f"{args.model}-{args.epochs}-{args.batch_size}-{recipe}"
+    settings += f"-turned{args.rotation:g}" if args.rotation else ""
+    settings += f"-masked{args.masking:g}" if args.masking else ""
     cache: Path = args.cache / f"{data.name}-{data.sha256[:8]}-{settings}"
     cache.mkdir(parents=True, exist_ok=True)
     return cache
@@ -169,6 +171,7 @@ def command(name: str, args: argparse.Namespace) -> str:
     text = f"python -m benchmarks.{name} --data {Path(args.data).name} --model {args.model} --epochs {args.epochs}"
     text += f" --batch-size {args.batch_size} --seeds {' '.join(map(str, args.seeds))}"
     text += f" --rotation {args.rotation:g}" if args.rotation else ""
+    text += f" --masking {args.masking:g}" if args.masking else ""
     return text + (f" --domain {args.domain}" if args.domain is not None else "")
 
 

@@ -167,6 +167,7 @@ def main() -> int:
     parser.add_argument("--rates", type=float, nargs="+", default=[4e-3])
     parser.add_argument("--decays", type=float, nargs="+", default=[1e-2])
     parser.add_argument("--rotation", type=float, default=0.0, help="degrees by which training turns sensors' axes")
+    parser.add_argument("--masking", type=float, default=0.0, help="share of rows and columns that training masks")
     parser.add_argument("--averaged", action="store_true", help="also measure weights averaged over the last epochs")
     parser.add_argument("--cache", type=Path, default=Path("runs/folds"))
     args = parser.parse_args()
@@ -176,13 +177,16 @@ def main() -> int:
     cache.mkdir(parents=True, exist_ok=True)
     runs = product(args.seeds, args.only or range(args.folds), args.rows, args.rates, args.decays)
     for seed, fold, name, rate, decay in runs:
-        turned = f"_turned{args.rotation:g}" if args.rotation else ""
-        path = cache / f"{name}_{rate:g}_{decay:g}_{fold}_{seed}{turned}.json"
+        suffix = f"_turned{args.rotation:g}" if args.rotation else ""
+        suffix += f"_masked{args.masking:g}" if args.masking else ""
+        path = cache / f"{name}_{rate:g}_{decay:g}_{fold}_{seed}{suffix}.json"
         if path.exists():
             continue
         started = time.monotonic()
-        config = TrainConfig(args.epochs, args.batch_size, rate, decay, seed=seed, rotation=args.rotation)
+        config = TrainConfig(args.epochs, args.batch_size, rate, decay, seed=seed)
+        config = replace(config, rotation=args.rotation, masking=args.masking)
         row = f"{name}, turned by {args.rotation:g}" if args.rotation else name
+        row += f", masked by {args.masking:g}" if args.masking else ""
         found = {"row": row, "rate": rate, "decay": decay, "fold": fold, "seed": seed}
         found["scores"] = train_and_score(data, args, name, config, fold)
         found["seconds"] = round(time.monotonic() - started, 1)
@@ -191,7 +195,7 @@ def main() -> int:
     record = {
         "command": f"python -m benchmarks.joint_folds --data {Path(args.data).name} --model {args.model} "
         f"--epochs {args.epochs} --batch-size {args.batch_size} --folds {args.folds} "
-        "--rows ROW --rates RATE --decays DECAY --rotation DEGREES",
+        "--rows ROW --rates RATE --decays DECAY --rotation DEGREES --masking SHARE",
         "caq": caq.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,

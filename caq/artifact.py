@@ -100,7 +100,7 @@ from caq.errors import CaqError, ConfigError, FormatError, IntegrityError, Schem
 from caq.graph import Graph
 from caq.manifest import Manifest
 from caq.model import Model
-from caq.plan import Parameters, naming
+from caq.plan import Parameters
 from caq.quant import plane_bytes
 from caq.record import NamedTuple
 from caq.scaling import InputScaling
@@ -143,30 +143,9 @@ def save(model: Model, path: str | PathLike[str], *, packed: bool = False) -> No
     `path` is a folder. Other OSErrors pass through: FileNotFoundError for a folder that does not exist,
     PermissionError, a disk that is full.
     """
-    # Devices only load.
-    import tempfile
-    from pathlib import Path
+    from caq import artifact_writer  # devices only load
 
-    data = dumps(model, packed=packed)
-    path = Path(path)
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder; name a file in it")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    artifact_writer.save(model, path, packed)
 
 
 def dumps(model: Model, *, packed: bool = False) -> bytes:
@@ -175,49 +154,9 @@ def dumps(model: Model, *, packed: bool = False) -> bytes:
     packed: bit planes coded, in 2 to 6 % fewer bytes; a load decodes them, and they cannot be mapped. Raises
     ArtifactError on a model that breaks a rule of the format, ConfigError on what is no model.
     """
-    if not isinstance(model, Model):
-        raise ConfigError(f"a caq.Model is expected, not {type(model).__name__}")
-    name = "this model cannot be saved"
-    with naming(name):
-        data = _bytes_of(model)
-    # What this module writes, it reads: a model that breaks a rule is refused here.
-    with Reader(io.BytesIO(data), name) as reader:
-        for point, again in zip(model.points, reader.model().points, strict=True):
-            if point != again:
-                raise SchemaError(f"{name}: point {point.name!r} has a cost or metric that is not its assignment's")
-        if packed:
-            from caq.packing import pack
+    from caq import artifact_writer
 
-            planes = reader.tensors["planes"]
-            head, tail = data[: planes.offset], data[planes.offset + planes.nbytes :]
-            data = PACKED + pack(head, model.planes[: model.graph.widths[-1]], tail)
-    return data
-
-
-def _bytes_of(model: Model) -> bytes:
-    graph = model.graph
-    parameters, planes, sections = _parameters(model), _planes(model), _sections(model)
-    manifest = Manifest(
-        model.task,
-        model.sample_shape,
-        model.scaling.dtype,
-        graph,
-        len(model.parameters.gain),
-        model.points,
-        model.label_names,
-        model.provenance,
-        (_digest(parameters), *(_digest(planes[below:width].tobytes()) for below, width in _groups(graph))),
-        {name: _digest(rows.tobytes()) for name, rows in sections.items()},
-    ).to_bytes()
-    header: dict[str, Any] = {"__metadata__": {"caq": VERSION, "manifest_sha256": _digest(manifest)}}
-    end = 0
-    shapes = (len(manifest),), (len(parameters),), planes.shape, *(rows.shape for rows in sections.values())
-    for name, shape in zip((*TENSORS, *sections), shapes, strict=True):
-        begin, end = end, end + math.prod(shape)
-        header[name] = {"dtype": "U8", "shape": list(shape), "data_offsets": [begin, end]}
-    head = dump(header)
-    parts = [manifest, parameters, planes.tobytes(), *(rows.tobytes() for rows in sections.values())]
-    return len(head).to_bytes(8, "little") + head + b"".join(parts)
+    return artifact_writer.dumps(model, packed)
 
 
 def load(path: str | PathLike[str], *, max_width: int = 8, mapped: bool = False, sections: bool = True) -> Model:
@@ -276,7 +215,7 @@ class Reader:
             self.file_bytes = self._file.seek(0, os.SEEK_END)
             self.tensors, digest = self._read_header()
             raw = self._bytes(self.tensors["manifest"].offset, self.tensors["manifest"].nbytes)
-            if _digest(raw) != digest:
+            if checksum(raw) != digest:
                 raise IntegrityError("the manifest's SHA-256 does not match the header's")
             self.manifest = Manifest.from_json(parse(raw, "manifest"))
             # Only now that every value is checked can it be written without surprises.
@@ -343,7 +282,7 @@ class Reader:
     def _read_parameters(self) -> dict[str, NDArray[Any]]:
         t = self.tensors["parameters"]
         raw = self._bytes(t.offset, t.nbytes)
-        if _digest(raw) != self.manifest.sha256[0]:
+        if checksum(raw) != self.manifest.sha256[0]:
             raise IntegrityError("parameters: their SHA-256 does not match the manifest's")
         arrays: dict[str, NDArray[Any]] = {}
         start = 0
@@ -368,7 +307,7 @@ class Reader:
     def _read_section(self, name: str) -> NDArray[np.uint8]:
         t = self.tensors[name]
         raw = self._bytes(t.offset, t.nbytes)
-        if _digest(raw) != self.manifest.sections[name]:
+        if checksum(raw) != self.manifest.sections[name]:
             raise IntegrityError(f"{name}: its SHA-256 does not match the manifest's")
         return np.ndarray(t.shape, np.uint8, raw)
 
@@ -389,8 +328,8 @@ class Reader:
 
     def _check_planes(self, planes: NDArray[np.uint8]) -> None:
         g = self.manifest.graph
-        for (below, width), digest in zip(_groups(g), self.manifest.sha256[1:], strict=True):
-            if width <= len(planes) and _digest(planes[below:width].data) != digest:
+        for (below, width), digest in zip(plane_groups(g), self.manifest.sha256[1:], strict=True):
+            if width <= len(planes) and checksum(planes[below:width].data) != digest:
                 raise IntegrityError(f"planes of width {width}: their SHA-256 does not match the manifest's")
         ends = np.cumsum([plane_bytes(layer.weights) for layer in g.layers]) - 1
         filler = np.array([0xFF << (layer.weights % 8 or 8) & 0xFF for layer in g.layers], np.uint8)
@@ -470,46 +409,6 @@ class Reader:
         return self._file.read(nbytes)
 
 
-def _parameters(model: Model) -> bytes:
-    """The parameters as the file holds them. Raises SchemaError where a value would change without a word."""
-    p, s = model.parameters, model.scaling
-    p.check(model.graph)
-    if p.flips is not None:
-        raise SchemaError("flips of weights are a device's state, which a file does not hold; leave them out")
-    if p.steps[0] != s.step:
-        raise SchemaError(f"steps begin with {p.steps[0]}, the step of the input is {s.step}")
-    arrays = {
-        "steps": p.steps,
-        "ratios": p.ratios,
-        "scaling": np.stack([s.multiplier, s.offset, s.shift]),
-        **({"resolution": s.resolution} if s.dtype == "float32" else {}),
-        "affine": np.stack([p.gain, p.bias]),
-        "exponents": np.stack([p.gain_exponent, p.bias_exponent]),
-    }
-    return b"".join(a.astype(ARRAYS[name]).tobytes() for name, a in arrays.items())
-
-
-def _planes(model: Model) -> NDArray[np.uint8]:
-    """The planes as the file holds them. Raises SchemaError where one is missing."""
-    rows, size = model.graph.widths[-1], model.graph.plane_bytes
-    planes = model.planes[:rows]
-    if planes.dtype != np.uint8 or planes.shape != (rows, size):
-        raise SchemaError(f"planes: {rows} of {size} bytes are needed, not {model.planes.shape} {planes.dtype}")
-    return planes
-
-
-def _sections(model: Model) -> dict[str, NDArray[np.uint8]]:
-    """The sections that the file has. Raises SchemaError on ones that do not fit the model."""
-    found = {}
-    if model.core is not None:
-        model.core.check(model.graph, model.task)
-        found["core"] = model.core.to_rows()
-    if model.flip_network is not None:
-        model.flip_network.check(model.graph, model.task)
-        found["flips"] = model.flip_network.to_row(model.graph)
-    return found
-
-
 def _shapes(m: Manifest) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays in the parameters, in the file's order."""
     layers, channels = len(m.graph.layers), m.sample_shape[-1]
@@ -523,7 +422,7 @@ def _shapes(m: Manifest) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _groups(graph: Graph) -> list[tuple[int, int]]:
+def plane_groups(graph: Graph) -> list[tuple[int, int]]:
     """For each width the planes that it adds to the next narrower one: the first, and the one after the last."""
     return list(zip((0, *graph.widths), graph.widths, strict=False))
 
@@ -554,7 +453,7 @@ def _tensor(name: str, entry: object, position: int, start: int) -> Tensor:
     return Tensor(shape, start + position, nbytes)
 
 
-def _digest(raw: bytes | memoryview) -> str:
+def checksum(raw: bytes | memoryview) -> str:
     """SHA-256 in base64, URL alphabet, without its padding: a third shorter than in hexadecimal."""
     text = binascii.b2a_base64(_sha256(raw), newline=False).decode()
     return text.rstrip("=").replace("+", "-").replace("/", "_")

@@ -31,7 +31,7 @@ def test_the_device_side_imports_no_extra(statement: str) -> None:
 LATE = {
     *("caq.context", "caq.governor", "caq.kernels.reference", "caq.reference", "caq.runtime", "cffi", "psutil", "yaml"),
     *("_hashlib", "base64", "difflib", "hashlib", "logging", "numpy.typing", "pathlib", "random", "shutil", "ssl"),
-    *("subprocess", "tempfile", "threading"),
+    *("subprocess", "tempfile", "threading", "caq.artifact_writer", "caq.packing"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="DEGREES",
         help="turn the axes of motion sensors at random by up to as much; channels are x, y, z of one after the other",
+    )
+    parser.add_argument(
+        "--masking",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of spectrograms, mask a band of rows and one of columns at random, each up to this share of them",
     )
     add_training(parser, 4e-3, "saved after each epoch; resumed if it exists")
     add_core(parser, "core-", required=False)
@@ -54,7 +62,8 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(args.threads)
-    config = TrainConfig(args.epochs, args.batch_size, args.learning_rate, seed=args.seed, rotation=args.rotation)
+    config = TrainConfig(args.epochs, args.batch_size, args.learning_rate, seed=args.seed)
+    config = replace(config, rotation=args.rotation, masking=args.masking)
     budgets = DEFAULT_BUDGETS if args.budgets is None else [Budget(*budget) for budget in args.budgets]
     conditional = [Budget(*budget) for budget in args.conditional]
     widths = args.widths or DEFAULT_WIDTHS

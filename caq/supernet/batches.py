@@ -26,6 +26,9 @@ class Samples:
     rotation: by how many degrees the axes of motion sensors may turn, around any direction; channels 0 to 2 are x, y
     and z of a sensor, 3 to 5 those of the next, and all of a sample turn alike. 0: not at all. Raises ConfigError where
     the channels are not threes.
+    masking: a band of a spectrogram's rows becomes 0, the mean of the channel, and so does one of its columns, each
+    anywhere and of any length up to this share: time and frequency masking (Park et al., "SpecAugment", 2019), one of
+    each, without warping. 0: none. Raises ConfigError where there is one row or one column.
     """
 
     codes: Tensor
@@ -33,10 +36,14 @@ class Samples:
     step: float
     shift: tuple[int, int] = (0, 0)
     rotation: float = 0.0
+    masking: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rotation and self.codes.shape[1] % 3:
             raise ConfigError(f"rotation turns sensors of three axes; the data have {self.codes.shape[1]} channels")
+        if self.masking and min(self.codes.shape[2:]) < 2:
+            h, w = self.codes.shape[2:]
+            raise ConfigError(f"masking is of spectrograms and images; the data have {h} rows and {w} columns")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,7 +63,7 @@ class Samples:
         for start in range(0, len(self), batch_size):
             chosen = order[start : start + batch_size]
             if len(chosen) * 2 >= batch_size or start == 0:
-                codes = self._rotated(self._shifted(self.codes[chosen], rng), rng)
+                codes = self._masked(self._rotated(self._shifted(self.codes[chosen], rng), rng), rng)
                 yield codes.float() * self.step, self.labels[chosen]
 
     def batches(self, batch_size: int) -> int:
@@ -83,7 +90,9 @@ class Samples:
     @cached_property
     def sha256(self) -> str:
         """Digest of everything that training sees."""
-        augmentation = (self.shift, self.rotation) if self.rotation else (self.shift,)
+        augmentation = [self.shift, self.rotation, self.masking]
+        while not augmentation[-1]:  # what is not asked for leaves the digest as it was before it could be
+            augmentation.pop()
         digest = hashlib.sha256(repr((tuple(self.codes.shape), self.step, *augmentation)).encode())
         digest.update(self.codes.numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
@@ -113,6 +122,20 @@ class Samples:
         vectors = codes.reshape(n, channels // 3, 3, h * w).float()
         turned = torch.from_numpy(turns.astype(np.float32))[:, None] @ vectors
         return turned.reshape(codes.shape).round_().clamp_(-128, 127)
+
+    def _masked(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
+        if not self.masking:
+            return codes
+        n, _, h, w = codes.shape
+        rows, columns = (self._bands(n, size, rng) for size in (h, w))
+        return codes.masked_fill(rows[:, None, :, None] | columns[:, None, None, :], 0)
+
+    def _bands(self, n: int, size: int, rng: np.random.Generator) -> Tensor:
+        """For each of n samples, which of `size` positions are masked: (n, size) bool."""
+        lengths = rng.integers(0, int(self.masking * size), n, endpoint=True)
+        starts = rng.integers(0, size - lengths, endpoint=True)
+        positions = np.arange(size)
+        return torch.from_numpy((positions >= starts[:, None]) & (positions < (starts + lengths)[:, None]))
 
 
 def samples(

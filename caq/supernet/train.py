@@ -65,6 +65,8 @@ class TrainConfig:
     rounding_from: float = 0.6
     #: Degrees by which the axes of motion sensors are turned at random (caq.supernet.batches.Samples), 0..180.
     rotation: float = 0.0
+    #: Largest share of a spectrogram's rows, and of its columns, that is masked at random (same place), 0..1.
+    masking: float = 0.0
     #: "classify" on labels, or "reconstruct" the input.
     task: str = "classify"
 
@@ -76,6 +78,8 @@ class TrainConfig:
             raise ConfigError(f"labels: a share between 0 and 1 is needed, not {self.labels}")
         if not 0 <= self.rotation <= 180:
             raise ConfigError(f"rotation: 0 to 180 degrees are possible, not {self.rotation}")
+        if not 0 <= self.masking <= 1:
+            raise ConfigError(f"masking: a share between 0 and 1 is needed, not {self.masking}")
 
 
 class Watch(Protocol):
@@ -223,7 +227,7 @@ def train_steps(
     begin: called with the epoch, from 0, before each. team: all processes that train. Raises TrainingError if a loss is
     not finite, or a checkpoint belongs to other settings.
     """
-    train = replace(train, rotation=config.rotation)
+    train = replace(train, rotation=config.rotation, masking=config.masking)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), config.learning_rate, fused=True)
 
     def learn(loss: Tensor, weight: float) -> None:
@@ -286,7 +290,7 @@ def _identity(model: nn.Module, config: TrainConfig, train: Samples) -> str:
     """What a checkpoint must agree with to be resumed."""
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     settings = asdict(config)
-    del settings["rotation"]  # the samples' digest has it
+    del settings["rotation"], settings["masking"]  # the samples' digest has them
     return json.dumps([settings, shapes, train.sha256], sort_keys=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import accuracy
 from benchmarks.baselines import adabits, any_precision
 from benchmarks.baselines.average import WeightAverage
 from benchmarks.baselines.joint import Plan, augmented, train_joint
@@ -164,3 +166,17 @@ def test_rows_are_collected_with_costs_relative_to_8_bits(tmp_path: Path) -> Non
         ("alone", "w4a4"): (0.4, 0.5, 0.25),
         ("adabits", "w4a4"): (0.3, 0.5, 0.25),
     }
+
+
+def test_what_was_trained_with_other_augmentation_is_kept_apart(digits: Dataset, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    accuracy.add_settings(parser)
+    folders = set()
+    for options in ([], ["--rotation", "0.2"], ["--masking", "0.2"], ["--masking", "0.1"]):
+        given = ["--data", "digits", "--model", "mlp", "--epochs", "2", "--cache", str(tmp_path), *options]
+        args = parser.parse_args(given)
+        folders.add(accuracy.cache_folder(args, digits))
+        config = accuracy.train_config(args)
+        assert (config.rotation, config.masking) == (args.rotation, args.masking)
+        assert " ".join(options) in accuracy.command("accuracy", args)
+    assert len(folders) == 4

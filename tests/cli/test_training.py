@@ -81,6 +81,7 @@ def test_train_on_a_domain_from_a_checkpoint(few_digits, tmp_path, call):
         (("--budgets", "a=0.5:latency@cortex-m7"), "narrower widths save next to nothing"),
         (("--learning-rate", "nan"), "learning_rate"),
         (("--rotation", "200"), "rotation: 0 to 180 degrees"),
+        (("--masking", "2"), "masking: a share between 0 and 1"),
         (("--widths", "1,8"), "1"),
     ],
 )

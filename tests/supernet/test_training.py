@@ -193,6 +193,39 @@ def test_what_has_no_three_axes_is_not_turned(digits: Dataset) -> None:
             TrainConfig(rotation=rotation)
 
 
+def test_a_band_of_rows_and_one_of_columns_are_masked() -> None:
+    codes = torch.full((300, 2, 20, 10), 7, dtype=torch.int8)
+    data = Samples(codes, torch.zeros(300, dtype=torch.int64), 0.5, masking=0.25)
+    (x, _), (again, _) = (next(data.epoch(300, seed=0, epoch=0)) for _ in range(2))
+    assert torch.equal(x, again) and set(x.unique().tolist()) == {0.0, 3.5}
+    hidden = (x == 0).all(1)
+    rows, columns = hidden.all(2), hidden.all(1)
+    # Nothing else is hidden, every place may be, and every length up to a quarter.
+    assert torch.equal((x == 0).any(1), rows[:, :, None] | columns[:, None])
+    for bands, most in ((rows, 5), (columns, 2)):
+        assert bands.any(0).all() and set(bands.sum(1).tolist()) == set(range(most + 1))
+        edges = bands.int().diff(dim=1, prepend=torch.zeros(300, 1), append=torch.zeros(300, 1)).abs().sum(1)
+        assert set(edges.tolist()) == {0, 2}
+    everything = next(replace(data, masking=1.0).epoch(300, seed=0, epoch=0))[0]
+    assert (everything == 0).flatten(1).all(1).any()
+
+
+def test_masking_leaves_what_was_without_it_and_needs_rows_and_columns(digits: Dataset) -> None:
+    codes = torch.arange(60, dtype=torch.int8).reshape(10, 1, 3, 2)
+    data = Samples(codes, torch.zeros(10, dtype=torch.int64), 0.5, (1, 1))
+    masked = replace(data, masking=0.4)
+    (plain, _), (x, _) = (next(s.epoch(10, seed=0, epoch=0)) for s in (data, masked))
+    assert torch.equal(torch.where(x == 0, plain, x), plain) and not torch.equal(x, plain)
+    assert len({data.sha256, masked.sha256, replace(data, masking=0.5).sha256}) == 3
+    prepared = prepare(digits, "mlp", 0)
+    supernet = convert(prepared.network, prepared.example(), (2, 8))
+    with pytest.raises(ConfigError, match="masking is of spectrograms and images; the data have 1 rows and 1 columns"):
+        train_supernet(supernet, prepared.train, TrainConfig(epochs=1, masking=0.2), Outputs(quiet=True))
+    for masking in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ConfigError, match="masking: a share between 0 and 1"):
+            TrainConfig(masking=masking)
+
+
 def test_batches_depend_on_seed_and_epoch_only() -> None:
     data = Samples(torch.arange(100, dtype=torch.int8).reshape(100, 1, 1, 1), torch.arange(100), 1.0)
 
