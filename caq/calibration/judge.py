@@ -73,13 +73,13 @@ class Judge:
     """Judges changes of a `coded` model's parameters.
 
     model: with the factory's parameters. anchor: the factory's core set, of which what is held out is in every slice.
-    limits: of the guard. forgetting: see the module, nats.
+    limits: of the guard.
     """
 
-    def __init__(self, model: Model, anchor: CoreSet, *, seed: int, limits: Limits, forgetting: float) -> None:
+    def __init__(self, model: Model, anchor: CoreSet, *, seed: int, limits: Limits) -> None:
         held = np.flatnonzero(held_out(anchor.ids, seed) & (anchor.y != UNLABELLED))
         self._model, self._anchor, self._seed = model, anchor.take(held), seed
-        self._limits, self._forgetting = limits, forgetting
+        self._limits = limits
         self._origin: dict[str, float] = {}
 
     def slice_of(self, core: CoreSet, x: NDArray[np.int8], y: NDArray[np.integer], ids: NDArray[np.integer]) -> Slice:
@@ -94,9 +94,18 @@ class Judge:
         return Slice(samples, np.concatenate([self._anchor.y, core.y[old], y[new]]), len(self._anchor))
 
     def __call__(
-        self, on: Slice, before: Parameters, after: Parameters, sets: tuple[ParameterSet, ...], deadline: Deadline
+        self,
+        on: Slice,
+        before: Parameters,
+        after: Parameters,
+        sets: tuple[ParameterSet, ...],
+        forgetting: float,
+        deadline: Deadline,
     ) -> Judged | None:
-        """Judges a change of some sets; None if nothing is there to judge it on. Raises OutOfTime."""
+        """Judges a change of some sets; None if nothing is there to judge it on. Raises OutOfTime.
+
+        forgetting: see the module, nats.
+        """
         known, stream = on.y != UNLABELLED, np.arange(len(on.x)) >= on.factory
         if not known.any() or not stream.any():
             return None
@@ -109,13 +118,13 @@ class Judge:
             else:
                 gain = entropy(a[stream]) - entropy(b[stream])
             lost = self._forgotten(which, b[: on.factory], deadline)
-            if gain > 0 and lost <= self._forgetting:
+            if gain > 0 and lost <= forgetting:
                 helped.append(which)
                 continue
             what = "cross entropy" if labelled.any() else "entropy"
             reasons.append(
                 f"{which.name}: {what} of the stream falls by {gain:.4f}, cross entropy of the factory's samples is "
-                f"{lost:.4f} above that at the factory; {self._forgetting:g} are allowed"
+                f"{lost:.4f} above that at the factory; {forgetting:g} are allowed"
             )
         judged = tuple(helped) or sets
         guard = Guard(on.y[known], np.arange(known.sum()) < on.factory, self._limits)
