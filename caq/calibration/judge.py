@@ -80,6 +80,7 @@ class Judge:
         held = np.flatnonzero(held_out(anchor.ids, seed) & (anchor.y != UNLABELLED))
         self._model, self._anchor, self._seed = model, anchor.take(held), seed
         self._limits = limits
+        self._old: tuple[Slice, Parameters, dict[str, NDArray[np.float64]]] | None = None
         self._origin: dict[str, float] = {}
 
     def slice_of(self, core: CoreSet, x: NDArray[np.int8], y: NDArray[np.integer], ids: NDArray[np.integer]) -> Slice:
@@ -109,7 +110,8 @@ class Judge:
         known, stream = on.y != UNLABELLED, np.arange(len(on.x)) >= on.factory
         if not known.any() or not stream.any():
             return None
-        old, new = (logits(self._model.replace(parameters=p), sets, on.x, deadline.check) for p in (before, after))
+        old = self._answers_before(on, before, sets, deadline)
+        new = logits(self._model.replace(parameters=after), sets, on.x, deadline.check)
         labelled, reasons, helped = stream & known, [], []
         for which in sets:
             a, b = old[which.name], new[which.name]
@@ -132,6 +134,18 @@ class Judge:
         if not helped:
             verdict = verdict._replace(promote=False, reasons=(*reasons, *verdict.reasons))
         return Judged(verdict, judged)
+
+    def _answers_before(
+        self, on: Slice, before: Parameters, sets: tuple[ParameterSet, ...], deadline: Deadline
+    ) -> dict[str, NDArray[np.float64]]:
+        """Outputs of the calibration in force, which several candidates of a step are compared with."""
+        if self._old is None or self._old[0] is not on or self._old[1] is not before:
+            self._old = (on, before, {})
+        known = self._old[2]
+        known |= logits(
+            self._model.replace(parameters=before), tuple(s for s in sets if s.name not in known), on.x, deadline.check
+        )
+        return {which.name: known[which.name] for which in sets}
 
     def _forgotten(self, which: ParameterSet, z: NDArray[np.float64], deadline: Deadline) -> float:
         """How far the cross entropy of the anchor, whose outputs are z, is above that at the factory's parameters."""

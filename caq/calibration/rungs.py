@@ -167,8 +167,7 @@ class Ladder:
         assert self._head is not None  # else it is passed over
         labelled, read, most = y != UNLABELLED, [], self._config.head_samples
         fits: dict[int, Fit] = {}
-        at = now.steps % len(self._sets)  # if time is short, another set comes first in the next step
-        order = self._sets[at:] + self._sets[:at]
+        order = self._sets[now.turn :] + self._sets[: now.turn]
         try:
             for which in self._sets:
                 deadline.check()
@@ -179,6 +178,7 @@ class Ladder:
                 fits[which.row] = self._head.fit(which, features, now.examples.y, deadline.check)
         except OutOfTime:
             pass
+        now = replace(now, turn=(now.turn + len(fits)) % len(self._sets))
         return now, partial(self._head.candidate, now.parameters, fits), order[: len(fits)]
 
     def _propose_flips(self, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline) -> Proposal:

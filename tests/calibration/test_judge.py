@@ -28,7 +28,7 @@ def world():
 FREE = Limits(gain=None, point=1, class_=1, factory=1)
 
 
-def judge(world, y, limits=FREE):
+def judge(world, y, limits=FREE, forgetting=0.05):
     model, core, stream = world
     made = Judge(model, core, seed=0, limits=limits)
     on = made.slice_of(core, stream, y, np.arange(60))
@@ -113,7 +113,7 @@ def test_the_slice_has_the_whole_batch_where_it_has_no_labels(world):
     assert labelled.factory == factory and len(labelled.y) == factory + held_out(ids, 0).sum()
     assert len(made.slice_of(core, stream, np.full(60, UNLABELLED), ids).y) == factory + 60
     alone = made.slice_of(core, stream[:0], np.zeros(0, np.int16), ids[:0])
-    assert made(alone, model.parameters, model.parameters, parameter_sets(model), NEVER) is None
+    assert made(alone, model.parameters, model.parameters, parameter_sets(model), 0.05, NEVER) is None
 
 
 def test_time_can_end_it(world):
