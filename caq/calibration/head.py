@@ -3,14 +3,17 @@
 The last layer is linear, so its loss is convex in its weights W (K, D) and biases b (K,), and its gradient is a product
 of errors and features: what the layer reads, codes of the integer graph. With r the features' root mean squares,
 
-    minimize    sum over samples of w (log sum exp(z) - z[y]) + ridge / 2 (|(W - W0) r|^2 + |b - b0|^2)    z = W x + b
+    minimize    sum over samples of w (log sum exp(z) - z[y]) + ridge / 2 (|(W - W0) r|^2 + |b - b0|^2)
+                + spread / 2 tr((W - W0) V (W - W0)^T)                                              z = W x + b
 
-W0, b0: the factory's. Samples are the core set's of the factory, and the last labelled ones of the stream, as features:
+W0, b0: the factory's. V: the features' covariance within a class, mean of the core set's and the stream's; so few
+samples of the source show what its others look like by how samples of a class differ at all (noise on inputs is such a
+term: Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995). Samples are the core set's of the factory, and the last labelled ones of the stream, as features:
 a few bytes each. Those stay true, because the layers before stay the factory's, so nothing has to be run again; a
 candidate of this rung takes them back there, if another rung changed them.
 
 The fit is by Böhning's bound ("Multinomial logistic regression algorithm", 1992): the Hessian is at most half of that
-of least squares, whatever W is, so its inverse is taken once, and steps need no line search. They are accelerated
+of least squares, whatever W is, so one matrix is inverted, once, and steps need no line search. They are accelerated
 (Nesterov, with restarts: O'Donoghue and Candès, 2015), and end early: where weights still move after 300 steps, it is
 along directions that the samples hardly ask for.
 
@@ -109,15 +112,21 @@ class Fit(NamedTuple):
 class HeadRung:
     """Fits the classifier of one set after the other, of a `coded` model with the factory's parameters.
 
-    x (N, H, W, C) int16, y (N,): samples of the factory to fit, each of which weighs `core_weight`. ridge: see the
-    module. Raises UnsupportedError on a model without a linear classifier.
+    x (N, H, W, C) int16, y (N,): samples of the factory to fit, each of which weighs `core_weight`. ridge, spread: see
+    the module. Raises UnsupportedError on a model without a linear classifier.
     """
 
     def __init__(
-        self, model: Model, x: NDArray[np.int16], y: NDArray[np.integer], core_weight: float, ridge: float
+        self,
+        model: Model,
+        x: NDArray[np.int16],
+        y: NDArray[np.integer],
+        core_weight: float,
+        ridge: float,
+        spread: float,
     ) -> None:
         self._model, self._layer = model, linear_layer(model.graph)
-        self._x, self._y, self._weight, self._ridge = x, y, core_weight, ridge
+        self._x, self._y, self._weight, self._ridge, self._spread = x, y, core_weight, ridge, spread
         self._before = _without_last(model)
         self._core: dict[int, NDArray[np.int32]] = {}
 
@@ -140,7 +149,9 @@ class HeadRung:
         labels = np.concatenate([self._y, y])
         samples = np.concatenate([np.full(len(self._y), self._weight), np.ones(len(y))])
         weights, biases = self._factory(which)
-        found = fit_classifier(x, labels, samples, weights, biases, self._ridge, check)
+        core = len(self._y)
+        within = np.concatenate([deviations(x[:core], self._y), deviations(x[core:], y)]) * np.sqrt(self._spread / 2)
+        found = fit_classifier(x, labels, samples, weights, biases, self._ridge, within, check)
         mean = samples @ x / samples.sum()
         d = x - mean
         covariance = (d * samples[:, None]).T @ d / samples.sum()
@@ -224,19 +235,23 @@ def fit_classifier(
     weights: NDArray[np.float64],
     biases: NDArray[np.float64],
     ridge: float,
+    within: NDArray[np.float64],
     check: Check = lambda: None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights (K, D) and biases (K,): see the module.
 
-    x (N, D), y (N,); samples (N,): what they weigh; weights (K, D), biases (K,): the factory's. check: called every
-    _CHECKED steps.
+    x (N, D), y (N,); samples (N,): what they weigh; weights (K, D), biases (K,): the factory's. within (N', D):
+    differences of samples, whose products' sum, within^T within, is V times the spread. check: called every _CHECKED
+    steps.
     """
     rms = np.sqrt(samples @ np.square(x) / samples.sum())
     rms[rms == 0] = 1.0
     read = np.concatenate([x / rms, np.ones((len(x), 1))], axis=1)
     # Changes of what no sample reads are 0, so it is enough to look at the span of the samples, in its own axes.
     _, s, axes = np.linalg.svd(read * np.sqrt(samples)[:, None], full_matrices=False)
-    along, rate = read @ axes.T, 1 / (np.square(s) / 2 + ridge)
+    along, apart = read @ axes.T, (within / rms) @ axes[:, :-1].T
+    penalty = ridge * np.eye(len(s)) + apart.T @ apart
+    rate = np.linalg.inv(np.diag(np.square(s) / 2) + penalty)
     z0, one = x @ weights.T + biases, np.eye(len(biases))[y]
     now = ahead = np.zeros((len(biases), len(s)))
     t = 1.0
@@ -244,7 +259,7 @@ def fit_classifier(
         if step % _CHECKED == 0:
             check()
         wrong = (np.exp(log_softmax(z0 + along @ ahead.T)) - one) * samples[:, None]
-        new = ahead - (wrong.T @ along + ridge * ahead) * rate
+        new = ahead - (wrong.T @ along + ahead @ penalty) @ rate
         change = new - now
         if np.abs(change).max() < _CLOSE:
             now = new
@@ -255,6 +270,14 @@ def fit_classifier(
         now, ahead, t = new, new + (t - 1) / next_t * change, next_t
     found = now @ axes
     return weights + found[:, :-1] / rms, biases + found[:, -1]
+
+
+def deviations(x: NDArray[np.float64], y: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Rows (N, D) whose products' sum is the covariance of samples x (N, D) within their classes y (N,)."""
+    found, known = x.copy(), np.unique(y)
+    for label in known:
+        found[y == label] -= x[y == label].mean(0)
+    return found / np.sqrt(max(len(y) - len(known), 1))
 
 
 def round_weights(

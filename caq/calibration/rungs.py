@@ -70,7 +70,8 @@ class Ladder:
         try:
             if gated:
                 raise UnsupportedError("branches of conditional points share their bit planes")
-            return HeadRung(self._model, self._x, self._y, self._config.head_weight, self._config.head_ridge)
+            c = self._config
+            return HeadRung(self._model, self._x, self._y, c.head_weight, c.head_ridge, c.head_spread)
         except UnsupportedError as e:
             self.headless = f"there is no classifier to fit: {e}"
             return None

@@ -9,7 +9,7 @@ from caq import artifact
 from caq.calibration.biases import log_softmax
 from caq.calibration.calibrator import Calibrator
 from caq.calibration.config import LADDER, CalibratorConfig
-from caq.calibration.head import Examples, HeadRung, fit_classifier, linear_layer, round_weights
+from caq.calibration.head import Examples, HeadRung, deviations, fit_classifier, linear_layer, round_weights
 from caq.calibration.learnt import Learnt
 from caq.calibration.sets import ROWS, coded, factory_head, logits, parameter_sets
 from caq.calibration.state import State
@@ -32,7 +32,7 @@ def world():
     model, x, y = source()
     plain, sets = coded(model), parameter_sets(model)
     stream = models.samples(model, 300, seed=5)
-    rung = HeadRung(plain, model.encode(x)[0].astype(np.int16), y, 1.0, 1.0)
+    rung = HeadRung(plain, model.encode(x)[0].astype(np.int16), y, 1.0, 1.0, 1.0)
     features = rung.features(sets[2], model.encode(stream)[0].astype(np.int16)).astype(np.float64)
     features = (features - features.mean(0)) / (features.std(0) + 1)
     z = features @ np.random.default_rng(0).standard_normal((features.shape[1], 3))
@@ -53,7 +53,7 @@ def accuracy(model, x, y):
 def test_features_are_what_the_last_layer_of_the_reference_reads(world):
     model, core, x, _ = world
     plain, codes = coded(model), model.encode(x[:20])[0]
-    rung = HeadRung(plain, core.x.astype(np.int16), core.y, 1.0, 1.0)
+    rung = HeadRung(plain, core.x.astype(np.int16), core.y, 1.0, 1.0, 1.0)
     for which in parameter_sets(model):
         plan = build_plan(plain.graph, plain.parameters, plain.planes, which.assignment, which.row)
         read = run_steps(plan, {0: codes.astype(np.int32)}, 0, len(plan.steps) - 1)[len(plan.steps) - 1]
@@ -73,11 +73,13 @@ def made(count=60, features=5, classes=3, seed=0):
 def test_the_fit_is_the_minimum(count, features):
     x, y, samples, w0, b0 = made(count, features)
     ridge, rms = 0.5, np.sqrt(samples @ np.square(x) / samples.sum())
-    w, b = fit_classifier(x, y, samples, w0, b0, ridge)
+    within = 0.5 * deviations(x, y)
+    w, b = fit_classifier(x, y, samples, w0, b0, ridge, within)
 
     def loss(w, b):
         logs = log_softmax(x @ w.T + b)[np.arange(count), y]
-        return -(samples * logs).sum() + ridge / 2 * (np.square((w - w0) * rms).sum() + np.square(b - b0).sum())
+        drawn = ridge * (np.square((w - w0) * rms).sum() + np.square(b - b0).sum())
+        return -(samples * logs).sum() + (drawn + np.square(within @ (w - w0).T).sum()) / 2
 
     least = loss(w, b)
     assert least < loss(w0, b0) - 1
@@ -88,17 +90,28 @@ def test_the_fit_is_the_minimum(count, features):
     gradient = np.exp(log_softmax(x @ w.T + b))
     gradient[np.arange(count), y] -= 1
     gradient = (gradient * samples[:, None]).T @ (x / rms) + ridge * (w - w0) * rms
+    gradient += (w - w0) @ within.T @ within / rms
     assert np.abs(gradient).max() < 1e-3 * samples.sum()
 
 
 def test_a_strong_ridge_leaves_the_factory_and_a_feature_that_is_nowhere_keeps_its_weight():
     x, y, samples, w0, b0 = made()
-    w, b = fit_classifier(x, y, samples, w0, b0, 1e9)
+    none = np.zeros((0, 5))
+    w, b = fit_classifier(x, y, samples, w0, b0, 1e9, none)
     np.testing.assert_allclose(w, w0, atol=1e-6)
     np.testing.assert_allclose(b, b0, atol=1e-6)
     x[:, 2] = 0
-    w, _ = fit_classifier(x, y, samples, w0, b0, 0.1)
+    w, _ = fit_classifier(x, y, samples, w0, b0, 0.1, none)
     np.testing.assert_allclose(w[:, 2], w0[:, 2], atol=1e-12)
+
+
+def test_deviations_are_those_of_the_covariance_within_classes():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((90, 4)) + 10 * np.arange(90)[:, None] % 3, np.arange(90) % 3
+    d = deviations(x, y)
+    wanted = np.mean([np.cov(x[y == c].T) for c in range(3)], axis=0)  # of as many samples each
+    np.testing.assert_allclose(d.T @ d, wanted, rtol=1e-9)
+    assert not deviations(x[:3], y[:3]).any()
 
 
 @pytest.mark.parametrize("width", [2, 3, 4, 8])
@@ -161,7 +174,7 @@ def test_calibrating_one_set_changes_no_bit_of_another(world):
     model, core, x, y = world
     plain, codes = coded(model), model.encode(x)[0].astype(np.int16)
     sets = parameter_sets(model)
-    rung = HeadRung(plain, core.x.astype(np.int16), core.y, 1.0, 1.0)
+    rung = HeadRung(plain, core.x.astype(np.int16), core.y, 1.0, 1.0, 1.0)
     start = plain.parameters.replace(head=factory_head(plain, sets))
     before = logits(plain, sets, codes)
     for which in sets:
@@ -175,7 +188,7 @@ def test_no_share_of_the_way_is_the_factory_but_for_rounding(world):
     model, core, x, y = world
     plain, codes = coded(model), model.encode(x)[0].astype(np.int16)
     which = parameter_sets(model)[2]
-    rung = HeadRung(plain, core.x.astype(np.int16), core.y, 1.0, 1.0)
+    rung = HeadRung(plain, core.x.astype(np.int16), core.y, 1.0, 1.0, 1.0)
     start = plain.parameters.replace(head=factory_head(plain, parameter_sets(model)))
     fit = rung.fit(which, rung.features(which, codes[:100]), y[:100], lambda: None)
     same = rung.candidate(start, {which.row: fit}, 0.0, (which,), lambda: None)
@@ -252,7 +265,7 @@ def test_time_that_is_over_leaves_sets_as_they_were_and_each_has_its_turn(world)
     fed(whole, x[:40], y[:40])
     ticks = iter(range(10**9))
     some, turns = 0, set()
-    for most in range(20_000, 300_000, 20_000):
+    for most in range(10_000, 120_000, 5_000):
         config = CalibratorConfig(rungs=("head",), guarded=False, head_weight=0.1, max_ms=most)
         calibrator = Calibrator(model, core, config=config, clock=lambda: float(next(ticks)))
         result = calibrator.partial_fit(x[:40], y[:40])
@@ -330,6 +343,12 @@ def test_codes_of_a_state_that_leave_their_width_are_no_healthy_state(world, tmp
 
 
 def test_bad_settings():
-    for bad in ({"head_weight": 0.0}, {"head_ridge": -1.0}, {"head_samples": -1}, {"head_forgetting": -0.1}):
+    for bad in (
+        {"head_weight": 0.0},
+        {"head_ridge": -1.0},
+        {"head_spread": -1.0},
+        {"head_samples": -1},
+        {"head_forgetting": -0.1},
+    ):
         with pytest.raises(ConfigError):
             CalibratorConfig(**bad)
