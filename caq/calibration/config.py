@@ -28,10 +28,11 @@ class CalibratorConfig:
     memory, for labelled samples. core_weight: of a core sample in the fit of biases, one of the stream has 1. keep:
     share of the core set that samples of the factory keep. batch: samples that `learn_one` collects for a step.
     waiting: samples without a label that are kept for one that comes late. head_weight: of a core sample in the fit of
-    the classifier; head_ridge, head_spread: how strongly that is drawn to the factory's; head_samples: the last labelled ones of the
-    stream that it is fitted to. on_drift: calibrate only with the `follow` samples after an alarm of the drift
-    detector. flip_rates: codes that a speed of 1 moves a latent by, at 2 and at 8 bits, geometric between; flip_rounds:
-    how often flips look at a batch. max_ms: that a step may compute; max_bytes: of the state.
+    the classifier; head_ridge, head_spread: how strongly that is drawn to the factory's (caq.calibration.head);
+    head_samples: the last labelled ones of the stream that it is fitted to. on_drift: calibrate only with the `follow`
+    samples after an alarm of the drift detector. flip_rates: codes that a speed of 1 moves a latent by, at 2 and at 8
+    bits, geometric between; flip_rounds: how often flips look at a batch. max_ms: that a step may compute; max_bytes:
+    of the state.
     """
 
     rungs: tuple[str, ...] = LADDER
@@ -47,7 +48,7 @@ class CalibratorConfig:
     head_ridge: float = 0.1
     head_spread: float = 10.0
     head_samples: int = 400
-    head_forgetting: float = 0.2
+    head_forgetting: float = 0.3
     keep: float = 0.5
     batch: int = 20
     waiting: int = 100
@@ -67,12 +68,8 @@ class CalibratorConfig:
         positive = (self.prior, self.memory, self.bias_prior, self.bias_memory, self.core_weight, self.batch)
         if min(*positive, self.head_weight, self.head_ridge) <= 0 or not 0 <= self.keep <= 1:
             raise ConfigError(f"{self}: priors, memories, weights and batch are above 0, shares 0 to 1")
-        if (
-            min(self.follow, self.waiting, self.head_samples, self.head_spread) < 0
-            or not min(self.forgetting, self.head_forgetting) >= 0
-        ):
-            raise ConfigError(
-                f"{self}: follow, waiting, head_samples, head_spread and limits of forgetting are 0 or more"
-            )
+        none_below = (self.follow, self.waiting, self.head_samples, self.head_spread)
+        if min(none_below) < 0 or not min(self.forgetting, self.head_forgetting) >= 0:
+            raise ConfigError(f"{self}: follow, waiting, limits of forgetting, head_samples and _spread are 0 or more")
         if self.max_ms is not None and not self.max_ms > 0:
             raise ConfigError(f"max_ms {self.max_ms}: a positive number of milliseconds, or None, is expected")

@@ -6,11 +6,13 @@ of errors and features: what the layer reads, codes of the integer graph. With r
     minimize    sum over samples of w (log sum exp(z) - z[y]) + ridge / 2 (|(W - W0) r|^2 + |b - b0|^2)
                 + spread / 2 tr((W - W0) V (W - W0)^T)                                              z = W x + b
 
-W0, b0: the factory's. V: the features' covariance within a class, mean of the core set's and the stream's; so few
-samples of the source show what its others look like by how samples of a class differ at all (noise on inputs is such a
-term: Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995). Samples are the core set's of the factory, and the last labelled ones of the stream, as features:
-a few bytes each. Those stay true, because the layers before stay the factory's, so nothing has to be run again; a
-candidate of this rung takes them back there, if another rung changed them.
+W0, b0: the factory's. V: the features' covariance within a class, mean of the core set's and the stream's: a few
+samples of the source stand for its others, which differ from them as samples of a class do (noise on features comes to
+such a term: Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995).
+
+Samples are the core set's of the factory, and the last labelled ones of the stream, as features: a few bytes each.
+Those stay true, because the layers before stay the factory's, so nothing has to be run again; a candidate of this rung
+takes them back there, if another rung changed them.
 
 The fit is by Böhning's bound ("Multinomial logistic regression algorithm", 1992): the Hessian is at most half of that
 of least squares, whatever W is, so one matrix is inverted, once, and steps need no line search. They are accelerated
