@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ from tests import models
 from tests.calibration.streams import core_of, source
 from tests.conditional_models import with_gate
 
-HEAD = CalibratorConfig(rungs=("head",), guarded=False, head_weight=0.1)
+HEAD = CalibratorConfig(rungs=("head",), guarded=False, head_weight=0.1, head_spread=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +267,8 @@ def test_time_that_is_over_leaves_sets_as_they_were_and_each_has_its_turn(world)
     fed(whole, x[:40], y[:40])
     ticks = iter(range(10**9))
     some, turns = 0, set()
-    for most in range(10_000, 120_000, 5_000):
-        config = CalibratorConfig(rungs=("head",), guarded=False, head_weight=0.1, max_ms=most)
+    for most in range(5_000, 120_000, 5_000):
+        config = replace(HEAD, max_ms=most)
         calibrator = Calibrator(model, core, config=config, clock=lambda: float(next(ticks)))
         result = calibrator.partial_fit(x[:40], y[:40])
         done = {which.name for which in parameter_sets(model) if which.name in result.records[0]["sets"]}
@@ -343,12 +345,6 @@ def test_codes_of_a_state_that_leave_their_width_are_no_healthy_state(world, tmp
 
 
 def test_bad_settings():
-    for bad in (
-        {"head_weight": 0.0},
-        {"head_ridge": -1.0},
-        {"head_spread": -1.0},
-        {"head_samples": -1},
-        {"head_forgetting": -0.1},
-    ):
+    for name in ("head_weight", "head_ridge", "head_spread", "head_samples", "head_forgetting"):
         with pytest.raises(ConfigError):
-            CalibratorConfig(**bad)
+            CalibratorConfig(**{name: -1})
