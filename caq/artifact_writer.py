@@ -98,8 +98,8 @@ def _parameters(model: Model) -> bytes:
     """The parameters as the file holds them. Raises SchemaError where a value would change without a word."""
     p, s = model.parameters, model.scaling
     p.check(model.graph)
-    if p.flips is not None:
-        raise SchemaError("flips of weights are a device's state, which a file does not hold; leave them out")
+    if p.flips is not None or p.head is not None:
+        raise SchemaError("codes of a set's own are a device's state, which a file does not hold; leave them out")
     if p.steps[0] != s.step:
         raise SchemaError(f"steps begin with {p.steps[0]}, the step of the input is {s.step}")
     arrays = {

@@ -138,20 +138,21 @@ class Engine:
         return self.points[point]
 
     def adopt(self, parameters: Parameters) -> None:
-        """Takes other gains, biases and flips, as calibration finds them, at the point that is selected.
+        """Takes other gains, biases and codes, as calibration finds them, at the point that is selected.
 
         The model, the program and the plans are made aside; an inference that is under way finishes with the plan that
         it began with. Plans of other points are made anew when they are selected. Raises ConfigError on parameters of
-        another shape, or with other steps or ratios, which calibration leaves alone, and on flips where points are
-        conditional; SchemaError on parameters that cannot be computed with. The engine is as it was then.
+        another shape, or with other steps or ratios, which calibration leaves alone, and on codes of a set's own where
+        points are conditional; SchemaError on parameters that cannot be computed with. The engine is as it was then.
         """
         old = self.model.parameters
         fixed = [(getattr(old, name), getattr(parameters, name)) for name in ("steps", "ratios")]
         if parameters.gain.shape != old.gain.shape or not all(np.array_equal(a, b) for a, b in fixed):
             raise ConfigError("parameters: gains and biases of this model's sets may change, and nothing else")
         parameters.check(self.model.graph)
-        if parameters.flips is not None and any(point.gate is not None for point in self.model.points):
-            raise ConfigError("parameters: flips of weights, and points with gates, whose branches must share them")
+        own_codes = parameters.flips is not None or parameters.head is not None
+        if own_codes and any(point.gate is not None for point in self.model.points):
+            raise ConfigError("parameters: codes of a set's own, and points with gates, whose branches must share them")
         with self._lock:
             before = (self.model, self._program, self._plans, self._tables)
             try:

@@ -13,7 +13,7 @@ import numpy as np
 from caq.errors import SchemaError
 from caq.graph import Assignment, Graph
 from caq.plan import Parameters, layer_fixed_point, naming, narrowing, written
-from caq.planes import flipped_planes
+from caq.planes import own_planes
 from caq.program import INT16_ARRAY, Program, aligned_empty, ffi, lib
 from caq.quant import TOP_WIDTH
 from caq.scaling import check_finite
@@ -58,9 +58,8 @@ class NativePlan:
     def __init__(self, program: Program, tables: Tables) -> None:
         model = program.model
         model.check_file()
-        planes = flipped_planes(
-            model.graph, model.planes, tables.assignment, tables.parameter_set, model.parameters.flips
-        )
+        p, assignment, row = model.parameters, tables.assignment, tables.parameter_set
+        planes = own_planes(model.graph, model.planes, assignment, row, p.flips, p.head)
         self._program, self._tables = program, tables
         self._pointer = program.pointer if planes is model.planes else program.pointer_with(planes)
         self.weight_bytes = 0 if program.lean else program.panel_bytes

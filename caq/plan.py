@@ -14,7 +14,7 @@ import numpy as np
 
 from caq.errors import AssignmentError, SchemaError
 from caq.graph import Assignment, Graph, Layer, LayerWidths, Op, output_bits
-from caq.planes import check_flips, flipped_planes
+from caq.planes import check_flips, check_head, own_planes
 from caq.quant import (
     TOP_WIDTH,
     FixedPoint,
@@ -50,7 +50,8 @@ class Parameters(Record):
     layer: output codes per accumulator unit when the layer's input is read at 8 bits. Its bias, likewise, is in
     output codes.
 
-    flips: of a device that calibrates, (S, weights) int8 (caq.planes); None elsewhere.
+    flips, head: of a device that calibrates, (S, weights) and (S, weights of the last layer) int8 (caq.planes); None
+    elsewhere.
 
     gain, bias: (S, C) int16; gain_exponent, bias_exponent: (S, L) int8; steps: (T,) float32, the real value of one
     code of each tensor; ratios: (L, W) float32, the step of a layer's input at each width over its step at 8 bits.
@@ -63,6 +64,7 @@ class Parameters(Record):
     steps: NDArray[np.float32]
     ratios: NDArray[np.float32]
     flips: NDArray[np.int8] | None = None
+    head: NDArray[np.int8] | None = None
 
     def check(self, graph: Graph) -> None:
         """Raises SchemaError unless every array has its dtype and fits `graph`, and every value is in range."""
@@ -91,6 +93,8 @@ class Parameters(Record):
                 raise SchemaError(f"{name}: a step is a finite positive number, and no denormal one")
         if self.flips is not None:
             check_flips(self.flips, sets, graph.weights)
+        if self.head is not None:
+            check_head(self.head, sets, graph.layers[-1].weights)
 
 
 class Step(NamedTuple):
@@ -263,7 +267,7 @@ def build_plan(
         raise AssignmentError(f"weights of {widest} bits: only {len(planes)} bit planes were read")
     if parameter_set is not None and not 0 <= parameter_set < len(parameters.gain):
         raise AssignmentError(f"no parameter set {parameter_set}: there are {len(parameters.gain)}")
-    planes = flipped_planes(graph, planes, assignment, parameter_set, parameters.flips)
+    planes = own_planes(graph, planes, assignment, parameter_set, parameters.flips, parameters.head)
     layers = {layer.op: layer for layer in graph.layers}
     outputs, direct = written(graph, parameters.ratios, assignment), set(only_readers(graph).values())
     steps = []

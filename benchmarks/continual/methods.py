@@ -97,6 +97,7 @@ METHODS: dict[str, Callable[[Start], Method]] = {
     **{name: backprop(name) for name in BACKPROP},
     "ours": _ours(CalibratorConfig()),
     "ours_unlabelled": _ours(CalibratorConfig(), labelled=False),
+    "ours_headless": _ours(CalibratorConfig(rungs=("statistics", "biases"))),
     "ours_unguarded": _ours(CalibratorConfig(guarded=False)),
     "ours_random": lambda start: Ours(random_core(start), CalibratorConfig()),
     "ours_fixed": _ours(CalibratorConfig(keep=1.0)),

@@ -9,6 +9,7 @@ A step takes a batch of the stream up a ladder of rungs, the cheap one first:
 
     statistics   caq.calibration.statistics: batch norm re-estimated; needs no labels
     biases       caq.calibration.biases: of the classes, from labels
+    head         caq.calibration.head: the classifier, from labels; biases and statistics are not asked then
     flips        caq.calibration.flips: of single bits of weights, from labels, if `config.rungs` has it
 
 Each proposes parameters for every parameter set: those of the widths, and those of operating points that have their
@@ -103,7 +104,8 @@ class Calibrator:
         self._factory = source if isinstance(source, Model) else load(source)
         if self._factory.task != "classify":
             raise UnsupportedError(f"a model that is to {self._factory.task}: calibration needs classes")
-        if "flips" in config.rungs and any(point.gate is not None for point in self._factory.points):
+        gated = any(point.gate is not None for point in self._factory.points)
+        if "flips" in config.rungs and gated:
             raise UnsupportedError("rungs: branches of conditional points share their first layers; leave flips out")
         check_core(core, self._factory)
         if not core.from_factory.any() or not (core.y != UNLABELLED).any():
@@ -119,9 +121,9 @@ class Calibrator:
         # Statistics and the drift detector's reference come from the core set of the factory, even after a restart.
         anchor = core.take(np.flatnonzero(core.from_factory))
         self._coded = coded(self._factory)
-        limits, forgetting = config.limits, config.forgetting
-        self._judge = Judge(self._coded, anchor, seed=config.seed, limits=limits, forgetting=forgetting)
-        self._ladder = Ladder(self._coded, self._sets, anchor, config)
+        self._judge = Judge(self._coded, anchor, seed=config.seed, limits=config.limits)
+        self._ladder = Ladder(self._coded, self._sets, anchor, config, gated)
+        self._learnt = self._ladder.prepared(self._learnt)
         self._watch = Watch(anchor.x, config.seed) if config.on_drift else None
         self._anchor = f"{zlib.crc32(anchor.x.tobytes() + anchor.y.tobytes()):08x}"
         self._artifact = "0" * 64 if isinstance(source, Model) else artifact_checksum(source)
@@ -319,7 +321,7 @@ class Calibrator:
             if state is not None:
                 if state.notes.get("anchor") != self._anchor:
                     raise StateMismatchError(f"{path}: this state was learnt with another core set of the factory")
-                self._learnt = Learnt.from_state(state, self._factory)
+                self._learnt = self._ladder.prepared(Learnt.from_state(state, self._factory))
                 watch = state.part("watch")
                 if self._watch is not None and watch:  # a state of another configuration has none
                     self._watch.load_arrays(watch)

@@ -73,13 +73,14 @@ class Judge:
     """Judges changes of a `coded` model's parameters.
 
     model: with the factory's parameters. anchor: the factory's core set, of which what is held out is in every slice.
-    limits: of the guard. forgetting: see the module, nats.
+    limits: of the guard.
     """
 
-    def __init__(self, model: Model, anchor: CoreSet, *, seed: int, limits: Limits, forgetting: float) -> None:
+    def __init__(self, model: Model, anchor: CoreSet, *, seed: int, limits: Limits) -> None:
         held = np.flatnonzero(held_out(anchor.ids, seed) & (anchor.y != UNLABELLED))
         self._model, self._anchor, self._seed = model, anchor.take(held), seed
-        self._limits, self._forgetting = limits, forgetting
+        self._limits = limits
+        self._old: tuple[Slice, Parameters, dict[str, NDArray[np.float64]]] | None = None
         self._origin: dict[str, float] = {}
 
     def slice_of(self, core: CoreSet, x: NDArray[np.int8], y: NDArray[np.integer], ids: NDArray[np.integer]) -> Slice:
@@ -94,13 +95,23 @@ class Judge:
         return Slice(samples, np.concatenate([self._anchor.y, core.y[old], y[new]]), len(self._anchor))
 
     def __call__(
-        self, on: Slice, before: Parameters, after: Parameters, sets: tuple[ParameterSet, ...], deadline: Deadline
+        self,
+        on: Slice,
+        before: Parameters,
+        after: Parameters,
+        sets: tuple[ParameterSet, ...],
+        forgetting: float,
+        deadline: Deadline,
     ) -> Judged | None:
-        """Judges a change of some sets; None if nothing is there to judge it on. Raises OutOfTime."""
+        """Judges a change of some sets; None if nothing is there to judge it on. Raises OutOfTime.
+
+        forgetting: see the module, nats.
+        """
         known, stream = on.y != UNLABELLED, np.arange(len(on.x)) >= on.factory
         if not known.any() or not stream.any():
             return None
-        old, new = (logits(self._model.replace(parameters=p), sets, on.x, deadline.check) for p in (before, after))
+        old = self._answers_before(on, before, sets, deadline)
+        new = logits(self._model.replace(parameters=after), sets, on.x, deadline.check)
         labelled, reasons, helped = stream & known, [], []
         for which in sets:
             a, b = old[which.name], new[which.name]
@@ -109,13 +120,13 @@ class Judge:
             else:
                 gain = entropy(a[stream]) - entropy(b[stream])
             lost = self._forgotten(which, b[: on.factory], deadline)
-            if gain > 0 and lost <= self._forgetting:
+            if gain > 0 and lost <= forgetting:
                 helped.append(which)
                 continue
             what = "cross entropy" if labelled.any() else "entropy"
             reasons.append(
                 f"{which.name}: {what} of the stream falls by {gain:.4f}, cross entropy of the factory's samples is "
-                f"{lost:.4f} above that at the factory; {self._forgetting:g} are allowed"
+                f"{lost:.4f} above that at the factory; {forgetting:g} are allowed"
             )
         judged = tuple(helped) or sets
         guard = Guard(on.y[known], np.arange(known.sum()) < on.factory, self._limits)
@@ -123,6 +134,18 @@ class Judge:
         if not helped:
             verdict = verdict._replace(promote=False, reasons=(*reasons, *verdict.reasons))
         return Judged(verdict, judged)
+
+    def _answers_before(
+        self, on: Slice, before: Parameters, sets: tuple[ParameterSet, ...], deadline: Deadline
+    ) -> dict[str, NDArray[np.float64]]:
+        """Outputs of the calibration in force, which several candidates of a step are compared with."""
+        if self._old is None or self._old[0] is not on or self._old[1] is not before:
+            self._old = (on, before, {})
+        known = self._old[2]
+        known |= logits(
+            self._model.replace(parameters=before), tuple(s for s in sets if s.name not in known), on.x, deadline.check
+        )
+        return {which.name: known[which.name] for which in sets}
 
     def _forgotten(self, which: ParameterSet, z: NDArray[np.float64], deadline: Deadline) -> float:
         """How far the cross entropy of the anchor, whose outputs are z, is above that at the factory's parameters."""

@@ -9,13 +9,14 @@ import numpy as np
 
 from caq.calibration.biases import Past, output_layer
 from caq.calibration.core import CoreSet
+from caq.calibration.head import Examples
 from caq.calibration.state import Arrays, State, owned, random_from_array, random_to_array
 from caq.calibration.statistics import Running
 from caq.calibration.waiting import WaitingRoom
 from caq.errors import SchemaError, StateFormatError
 from caq.model import Model
 from caq.plan import Parameters
-from caq.planes import pack_flips, unpack_flips
+from caq.planes import check_head, pack_flips, unpack_flips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class Learnt:
     the id `core.seen`. waiting: samples that steps saw, and whose label may come yet. steps: that were done; turn:
     which set the next one begins with; watch: samples that are still to be calibrated with since the last alarm.
     random: the state of a generator, (6,) uint64. latents: of caq.calibration.flips, (S, n) int8, or (0, 0) without
-    that rung.
+    that rung. examples: what the classifier is fitted to (caq.calibration.head).
     """
 
     parameters: Parameters
@@ -44,6 +45,7 @@ class Learnt:
     waiting: WaitingRoom
     random: NDArray[np.uint64]
     latents: NDArray[np.int8]
+    examples: Examples
     steps: int = 0
     turn: int = 0
     watch: int = 0
@@ -57,7 +59,8 @@ class Learnt:
         waiting = WaitingRoom.empty(model.graph.input_shape)
         latents = np.zeros((sets, model.graph.weights) if flips else (0, 0), np.int8)
         parameters = model.parameters.replace(flips=np.zeros_like(latents)) if flips else model.parameters
-        return cls(parameters, statistics, biases, core, none, np.zeros(0, np.int16), waiting, random, latents)
+        stream = none, np.zeros(0, np.int16), waiting, random
+        return cls(parameters, statistics, biases, core, *stream, latents, Examples.empty(model))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """For `caq.calibration.state`."""
@@ -69,12 +72,17 @@ class Learnt:
             **owned("core", self.core.to_arrays()),
             **owned("waiting", self.waiting.to_arrays()),
             **owned("flips", self._flips_to_arrays()),
+            **owned("head", self._head_to_arrays()),
             **owned("stream", {"x": self.pending, "y": self.pending_y, "random": self.random, "counts": counts}),
         }
 
     def _flips_to_arrays(self) -> dict[str, NDArray[Any]]:
         flips = self.parameters.flips
         return {} if flips is None else {"latents": self.latents, "flips": pack_flips(flips)}
+
+    def _head_to_arrays(self) -> dict[str, NDArray[Any]]:
+        head = self.parameters.head
+        return {**self.examples.to_arrays(), **({} if head is None else {"codes": head})}
 
     @classmethod
     def from_state(cls, state: State, model: Model) -> Learnt:
@@ -88,8 +96,9 @@ class Learnt:
         random_from_array(random)
         check_core(core, model)
         parameters, latents = _with_flips(_parameters(state.part("parameters"), model), state.part("flips"), model)
+        head = state.part("head")
         return cls(
-            parameters,
+            _with_head(parameters, head, model),
             Running.from_arrays(state.part("statistics"), factory),
             Past.from_arrays(state.part("biases"), sets, classes(model)),
             core,
@@ -98,6 +107,7 @@ class Learnt:
             WaitingRoom.from_arrays(state.part("waiting"), model.graph.input_shape, known_labels(model)),
             random,
             latents,
+            Examples.from_arrays(head, model),
             *(int(count) for count in counts),
         )
 
@@ -148,6 +158,16 @@ def _with_flips(parameters: Parameters, arrays: Arrays, model: Model) -> tuple[P
         return parameters.replace(flips=unpack_flips(packed, weights)), latents.copy()
     except SchemaError as e:
         raise StateFormatError(str(e)) from None
+
+
+def _with_head(parameters: Parameters, arrays: Arrays, model: Model) -> Parameters:
+    if "codes" not in arrays:
+        return parameters
+    try:
+        check_head(arrays["codes"], len(parameters.gain), model.graph.layers[-1].weights)
+    except SchemaError as e:
+        raise StateFormatError(str(e)) from None
+    return parameters.replace(head=arrays["codes"].copy())
 
 
 def _labels(y: NDArray[Any], count: int) -> NDArray[np.int16]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from caq.calibration.config import CalibratorConfig
 from caq.calibration.core import UNLABELLED, CoreSet
 from caq.calibration.deadline import Deadline, OutOfTime
 from caq.calibration.flips import FlipsRung, flips_of, positions
+from caq.calibration.head import Fit, HeadRung
 from caq.calibration.judge import Judged, held_out
 from caq.calibration.learnt import Learnt, classes
-from caq.calibration.sets import ParameterSet, blended, logits, with_rows
+from caq.calibration.sets import ParameterSet, blended, factory_head, logits, with_rows
 from caq.calibration.state import random_from_array, random_to_array
-from caq.calibration.statistics import StatisticsRung
-from caq.errors import ConfigError
+from caq.calibration.statistics import Check, StatisticsRung
+from caq.errors import ConfigError, UnsupportedError
 from caq.model import Model
 from caq.plan import Parameters
 from caq.quant import MIN_WIDTH, TOP_WIDTH
@@ -29,30 +31,57 @@ if TYPE_CHECKING:
 #: Of the time that is left, what a rung may take to propose; the rest is for the judge, and for rungs above.
 _TO_PROPOSE = 0.5
 
-#: Parts of the way from the parameters in force to what a rung proposes, tried in turn until they help: the whole way
-#: often costs the source more than a quarter of it, and gains no more.
-SHARES = (1.0, 0.5, 0.25)
+#: Parts of the way to what a rung proposes, tried in turn until they help: the whole way often costs the source more
+#: than a quarter of it, and gains no more. The head's way begins at the factory, and most of its gain is near its end.
+SHARES, HEAD_SHARES = (1.0, 0.5, 0.25), (1.0, 0.9, 0.8, 0.7, 0.5)
 
 #: `Judge.__call__` on the step's slice.
-Judging = Callable[[Parameters, Parameters, tuple[ParameterSet, ...], Deadline], "Judged | None"]
+Judging = Callable[[Parameters, Parameters, tuple[ParameterSet, ...], float, Deadline], "Judged | None"]
 
-#: What a rung comes to: all that was learnt, the parameters that it proposes, and the sets that they are for.
-Proposal = tuple[Learnt, Parameters, tuple[ParameterSet, ...]]
+#: Gives a candidate: parameters for some sets, a part of the way to what a rung proposes. It may call the last argument
+#: before each piece of work.
+Candidate = Callable[[float, "tuple[ParameterSet, ...]", "Check"], Parameters]
+
+#: What a rung comes to: all that was learnt, its candidates, and the sets that they are for.
+Proposal = tuple[Learnt, Candidate, tuple[ParameterSet, ...]]
 
 
 class Ladder:
     """The rungs for a `coded` model with the factory's parameters.
 
-    sets: all of them; anchor: samples of the factory's core set.
+    sets: all of them; anchor: samples of the factory's core set. gated: whether points are conditional.
+
+    headless: why the rung of the classifier is passed over, which its records say; None if it is not, or not asked for.
     """
 
-    def __init__(self, model: Model, sets: tuple[ParameterSet, ...], anchor: CoreSet, config: CalibratorConfig) -> None:
+    def __init__(
+        self, model: Model, sets: tuple[ParameterSet, ...], anchor: CoreSet, config: CalibratorConfig, gated: bool
+    ) -> None:
         self._model, self._sets, self._config = model, sets, config
         self._statistics = StatisticsRung(model, anchor.x.astype(np.int16), config.prior, config.memory)
         labelled = anchor.y != UNLABELLED
         fit = np.flatnonzero(labelled & ~held_out(anchor.ids, config.seed))
         self._x, self._y = anchor.x[fit].astype(np.int16), anchor.y[fit]
         self._flips = self._flips_rung() if "flips" in config.rungs else None
+        self.headless: str | None = None
+        self._head = self._head_rung(gated) if "head" in config.rungs else None
+
+    def _head_rung(self, gated: bool) -> HeadRung | None:
+        try:
+            if gated:
+                raise UnsupportedError("branches of conditional points share their bit planes")
+            c = self._config
+            return HeadRung(self._model, self._x, self._y, c.head_weight, c.head_ridge, c.head_spread)
+        except UnsupportedError as e:
+            self.headless = f"there is no classifier to fit: {e}"
+            return None
+
+    def prepared(self, learnt: Learnt) -> Learnt:
+        """With the factory's codes of the classifier, if it is to be fitted and has none of its own yet."""
+        if self._head is None or learnt.parameters.head is not None:
+            return learnt
+        parameters = learnt.parameters.replace(head=factory_head(self._model, self._sets))
+        return replace(learnt, parameters=parameters)
 
     def _flips_rung(self) -> FlipsRung:
         model, (low, high) = self._model, self._config.flip_rates
@@ -75,17 +104,24 @@ class Ladder:
         rungs = {
             "statistics": self._propose_statistics,
             "biases": self._propose_biases,
+            "head": self._propose_head,
             "flips": self._propose_flips,
         }
+        labelled = bool(classes(self._model) and (y != UNLABELLED).any())
         for name in self._config.rungs:
-            if name != "statistics" and not (classes(self._model) and (y != UNLABELLED).any()):
+            if name != "statistics" and not labelled:
                 continue
             if name == "statistics" and not fresh:
                 continue
+            if name in ("statistics", "biases") and labelled and self._head is not None:
+                continue  # labels say more, and the head, which has biases too, is fitted to the factory's features
+            if name == "head" and self.headless is not None:
+                records.append(_dropped(name, self.headless) | {"ms": 0.0})
+                continue
             given = fresh if name == "statistics" else len(x)
             begin, share = deadline.now(), deadline.share(_TO_PROPOSE)
-            now, proposed, sets = rungs[name](now, x[:given].astype(np.int16), y[:given], share)
-            now, record = self._judged(name, now, proposed, sets, judge, deadline)
+            now, candidate, sets = rungs[name](now, x[:given].astype(np.int16), y[:given], share)
+            now, record = self._judged(name, now, candidate, sets, judge, deadline)
             records.append({**record, "ms": round(1000 * (deadline.now() - begin), 3)})
         return now, records
 
@@ -101,7 +137,11 @@ class Ladder:
         except OutOfTime:
             pass  # the others come first in the next step
         turn = (now.turn + done) % len(self._sets)
-        return replace(now, statistics=statistics, turn=turn), proposed, order[:done]
+        return replace(now, statistics=statistics, turn=turn), self._toward(now, proposed), order[:done]
+
+    def _toward(self, now: Learnt, proposed: Parameters) -> Candidate:
+        """Candidates between parameters in force and proposed ones."""
+        return lambda share, sets, check: blended(self._model.graph, now.parameters, proposed, share)
 
     def _propose_biases(self, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline) -> Proposal:
         config, factory, layer = self._config, self._model.parameters, output_layer(self._model.graph)
@@ -114,7 +154,7 @@ class Ladder:
         try:
             found = logits(self._model.replace(parameters=proposed), self._sets, x, deadline.check)
         except OutOfTime:
-            return now, proposed, ()
+            return now, self._toward(now, proposed), ()
         for which in self._sets:
             z, row = found[which.name] - output_biases(proposed, factory, layer, which.row), which.row
             a = past.a[row] + config.bias_prior * np.eye(z.shape[1])
@@ -122,7 +162,25 @@ class Ladder:
             past = past.with_batch(row, z[len(self._y) :], y, b, config.bias_memory)
             proposed = with_output_biases(proposed, factory, layer, row, b)
             done.append(which)
-        return replace(now, biases=past), proposed, tuple(done)
+        return replace(now, biases=past), self._toward(now, proposed), tuple(done)
+
+    def _propose_head(self, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline) -> Proposal:
+        assert self._head is not None  # else it is passed over
+        labelled, read, most = y != UNLABELLED, [], self._config.head_samples
+        fits: dict[int, Fit] = {}
+        order = self._sets[now.turn :] + self._sets[: now.turn]
+        try:
+            for which in self._sets:
+                deadline.check()
+                read.append(self._head.features(which, x[labelled]))
+            now = replace(now, examples=now.examples.with_samples(np.stack(read), y[labelled], most))
+            for which in order:
+                features = now.examples.features[which.row]
+                fits[which.row] = self._head.fit(which, features, now.examples.y, deadline.check)
+        except OutOfTime:
+            pass
+        now = replace(now, turn=(now.turn + len(fits)) % len(self._sets))
+        return now, partial(self._head.candidate, now.parameters, fits), order[: len(fits)]
 
     def _propose_flips(self, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline) -> Proposal:
         assert self._flips is not None and now.parameters.flips is not None  # the configuration has this rung
@@ -143,7 +201,7 @@ class Ladder:
         except OutOfTime:
             pass
         learnt = replace(now, latents=latents, random=random_to_array(rng))
-        return learnt, now.parameters.replace(flips=flips), tuple(done)
+        return learnt, self._toward(now, now.parameters.replace(flips=flips)), tuple(done)
 
     def _streamed(self, core: CoreSet) -> CoreSet:
         """Labelled samples of the stream in the core set that no slice has."""
@@ -154,26 +212,28 @@ class Ladder:
         self,
         name: str,
         now: Learnt,
-        proposed: Parameters,
+        candidate_for: Candidate,
         sets: tuple[ParameterSet, ...],
         judge: Judging,
         deadline: Deadline,
     ) -> tuple[Learnt, dict[str, Any]]:
         if not sets:
             return now, _dropped(name, "time was over before a set was done; give a larger max_ms")
-        if not self._config.guarded:
-            record: dict[str, Any] = {"what": name, "promoted": True, "reasons": ["there is no guard"]}
-            parameters = with_rows(now.parameters, sets, proposed)
-            return replace(now, parameters=parameters), {**record, "sets": [which.name for which in sets]}
-        parameters, rest, record = now.parameters, sets, {}
+        parameters, rest, config = now.parameters, sets, self._config
+        forgetting = config.head_forgetting if name == "head" else config.forgetting
+        record: dict[str, Any] = {}
         shares: dict[str, float] = {}
         try:
-            for share in SHARES:
-                candidate = blended(self._model.graph, now.parameters, proposed, share)
-                judged = judge(now.parameters, candidate, rest, deadline)
+            for share in HEAD_SHARES if name == "head" else SHARES:
+                candidate = candidate_for(share, rest, deadline.check)
+                if not self._config.guarded:
+                    record = {"what": name, "promoted": True, "reasons": ["there is no guard"]}
+                    parameters = with_rows(parameters, sets, candidate)
+                    return replace(now, parameters=parameters), {**record, "sets": [which.name for which in sets]}
+                judged = judge(now.parameters, candidate, rest, forgetting, deadline)
                 if judged is None:
                     return now, _dropped(name, "nothing to judge it on: no sample of the stream was held out")
-                found = judged.verdict.record(name, nbytes=len(judged.sets) * _row_bytes(proposed), ms=0.0)
+                found = judged.verdict.record(name, nbytes=len(judged.sets) * _row_bytes(candidate), ms=0.0)
                 if judged.verdict.promote:
                     parameters = with_rows(parameters, judged.sets, candidate)
                     shares |= {which.name: share for which in judged.sets}
@@ -202,4 +262,5 @@ def _dropped(name: str, reason: str) -> dict[str, Any]:
 
 
 def _row_bytes(p: Parameters) -> int:
-    return sum(values[0].nbytes for values in (p.gain, p.gain_exponent, p.bias, p.bias_exponent))
+    rows = (p.gain, p.gain_exponent, p.bias, p.bias_exponent, *(() if p.head is None else (p.head,)))
+    return sum(values[0].nbytes for values in rows)

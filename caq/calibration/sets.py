@@ -14,7 +14,7 @@ import numpy as np
 from caq.graph import Assignment, Graph
 from caq.model import Model
 from caq.native import NativePlan, Program, Tables
-from caq.plan import Parameters, affine, to_mantissas
+from caq.plan import Parameters, affine, layer_codes, to_mantissas
 from caq.scaling import InputScaling
 
 if TYPE_CHECKING:
@@ -74,13 +74,23 @@ def run(plan: NativePlan, x: NDArray[np.int16]) -> NDArray[np.int16]:
     return np.concatenate([plan.run(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
 
 
-#: What a set has of its own.
+def factory_head(model: Model, sets: tuple[ParameterSet, ...]) -> NDArray[np.int8]:
+    """The codes (S, weights) of the last layer at the width of each of all sets, for `Parameters.head`."""
+    layer = model.graph.layers[-1]
+    found = np.zeros((len(model.parameters.gain), layer.weights), np.int8)
+    for which in sets:
+        found[which.row] = layer_codes(model.graph, model.planes, layer, which.assignment[-1].weight)
+    return found
+
+
+#: What a set has of its own: always, and codes, if some are to change.
 ROWS = ("gain", "gain_exponent", "bias", "bias_exponent")
+CODES = ("flips", "head")
 
 
 def with_rows(parameters: Parameters, sets: tuple[ParameterSet, ...], other: Parameters) -> Parameters:
     """`parameters` with some sets of `other`."""
-    names = ROWS if parameters.flips is None else (*ROWS, "flips")
+    names = [*ROWS, *(name for name in CODES if getattr(parameters, name) is not None)]
     changed: Mapping[str, NDArray[np.generic]] = {name: getattr(parameters, name).copy() for name in names}
     rows = [which.row for which in sets]
     for name, values in changed.items():
@@ -91,11 +101,11 @@ def with_rows(parameters: Parameters, sets: tuple[ParameterSet, ...], other: Par
 def blended(graph: Graph, old: Parameters, new: Parameters, share: float) -> Parameters:
     """Gains and biases a part of the way, 0..1, from `old` to `new`, which have the same steps and ratios.
 
-    Flips are the new ones: there is nothing between a bit and another.
+    Codes are the new ones: there is nothing between one and the next.
     """
     if share == 1:
         return new
-    found = old.replace(**{name: getattr(old, name).copy() for name in ROWS}, flips=new.flips)
+    found = old.replace(**{name: getattr(old, name).copy() for name in ROWS}, flips=new.flips, head=new.head)
     for layer in graph.layers:
         span = slice(layer.first_channel, layer.first_channel + layer.channels)
         for row in range(len(old.gain)):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
 SLOTS = ("a", "b")
-VERSION = 1
+VERSION = 2
 #: Starts that a state on trial gets: one is lost to a power cut, two to bad luck, and after three it is the state.
 MAX_TRIALS = 3
 _MAGIC = b"caqstate"
@@ -62,7 +62,7 @@ class Slot(NamedTuple):
 
 
 def decode(data: bytes) -> tuple[Slot, bytes]:
-    """A slot and its payload. Raises StateFormatError on damage, StateMismatchError on a version of the future."""
+    """A slot and its payload. Raises StateFormatError on damage, StateMismatchError on another version."""
     if len(data) < _HEADER.size:
         raise StateFormatError(f"{len(data)} bytes are no slot")
     magic, version, trials, crc, generation, length = _HEADER.unpack_from(data)
@@ -72,7 +72,8 @@ def decode(data: bytes) -> tuple[Slot, bytes]:
     if crc != _crc(version, trials, generation, payload):
         raise StateFormatError("damaged: its CRC-32 does not match")
     if version != VERSION:
-        raise StateMismatchError(f"a state of version {version}; this caq reads {VERSION}: update caq")
+        do = "update caq" if version > VERSION else "remove the folder to begin at the factory's parameters again"
+        raise StateMismatchError(f"a state of version {version}; this caq reads {VERSION}: {do}")
     if not 0 < generation < 2**63:
         raise StateFormatError(f"no save has number {generation}")
     return Slot(generation, trials), payload

@@ -93,7 +93,7 @@ def test_latents_move_within_a_code_and_flip_codes(stream):
         calibrator.partial_fit(x[:60], y[:60])
         calibrator.partial_fit(x[60:], y[60:])
         flips, latents = calibrator.model.parameters.flips, calibrator._learnt.latents
-        assert [r["what"] for r in calibrator.history] == ["statistics", "biases", "flips"] * 2
+        assert [r["what"] for r in calibrator.history] == ["head", "flips"] * 2
     assert (np.abs(latents.astype(int)) <= LATENT).all() and all(
         (flips[s.row] == flips_of(latents[s.row], positions(model, s))).all() for s in parameter_sets(model)
     )

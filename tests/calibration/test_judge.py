@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
@@ -32,8 +30,9 @@ FREE = Limits(gain=None, point=1, class_=1, factory=1)
 
 def judge(world, y, limits=FREE, forgetting=0.05):
     model, core, stream = world
-    made = Judge(model, core, seed=0, limits=limits, forgetting=forgetting)
-    return partial(made, made.slice_of(core, stream, y, np.arange(60)))
+    made = Judge(model, core, seed=0, limits=limits)
+    on = made.slice_of(core, stream, y, np.arange(60))
+    return lambda before, after, sets, deadline: made(on, before, after, sets, forgetting, deadline)
 
 
 def with_biases(model, rows, b):
@@ -108,13 +107,13 @@ def test_floors_of_accuracy_hold_too(world):
 
 def test_the_slice_has_the_whole_batch_where_it_has_no_labels(world):
     model, core, stream = world
-    made = Judge(model, core, seed=0, limits=FREE, forgetting=0.05)
+    made = Judge(model, core, seed=0, limits=FREE)
     ids, factory = np.arange(60), held_out(core.ids, 0).sum()
     labelled = made.slice_of(core, stream, np.zeros(60, np.int16), ids)
     assert labelled.factory == factory and len(labelled.y) == factory + held_out(ids, 0).sum()
     assert len(made.slice_of(core, stream, np.full(60, UNLABELLED), ids).y) == factory + 60
     alone = made.slice_of(core, stream[:0], np.zeros(0, np.int16), ids[:0])
-    assert made(alone, model.parameters, model.parameters, parameter_sets(model), NEVER) is None
+    assert made(alone, model.parameters, model.parameters, parameter_sets(model), 0.05, NEVER) is None
 
 
 def test_time_can_end_it(world):

@@ -181,15 +181,24 @@ def test_budgets_of_bytes_hold_when_writing_and_when_reading(path):
 
 
 @pytest.mark.parametrize("which", ["a", "b"])
-def test_a_state_of_another_artifact_or_of_a_newer_caq_is_refused_and_left_alone(path, which):
+def test_a_state_of_another_artifact_or_of_another_version_is_refused_and_left_alone(path, which):
     with open_folder(path) as folder:
         save(folder, 1)
         save(folder, 2)
     other = Slot(9, 0).encode(to_bytes(State("b" * 64)))
-    newer = bytearray(other)
-    newer[8] = 2
-    newer[12:16] = slots._crc(2, 0, 9, other[32:]).to_bytes(4, "little")
-    for data, match in ((other, "learnt on artifact bbbbbbbbbbbb"), (bytes(newer), "version 2; this caq reads 1")):
+
+    def of_version(version: int) -> bytes:
+        found = bytearray(other)
+        found[8] = version
+        found[12:16] = slots._crc(version, 0, 9, other[32:]).to_bytes(4, "little")
+        return bytes(found)
+
+    cases = [
+        (other, "learnt on artifact bbbbbbbbbbbb"),
+        (of_version(slots.VERSION + 1), f"version 3; this caq reads {slots.VERSION}: update caq"),
+        (of_version(slots.VERSION - 1), f"version 1; this caq reads {slots.VERSION}: remove the folder"),
+    ]
+    for data, match in cases:
         (path / which).write_bytes(data)
         for _ in range(2):  # the lock is given back
             with pytest.raises(StateMismatchError, match=match) as caught:

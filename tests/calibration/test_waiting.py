@@ -76,7 +76,7 @@ def test_a_label_before_the_step_is_as_one_that_came_with_the_sample(world):
 
 def test_a_label_after_the_step_is_learnt_from_by_the_biases_alone(world):
     model, core, x, y = world
-    config = CalibratorConfig(batch=20, guarded=False)
+    config = CalibratorConfig(rungs=("statistics", "biases"), batch=20, guarded=False)
     calibrator = Calibrator(model, core, config=config)
     calibrator.partial_fit(x[:40])
     statistics, seen = calibrator._learnt.statistics, calibrator.core.seen

@@ -42,7 +42,7 @@ def test_every_set_is_measured_after_every_batch(made, call, method):
     changed = rows[0]["target"] != rows[-1]["target"]
     assert changed == any(record["promoted"] for record in found.json["history"])
     assert {record["what"] for record in found.json["history"]} == {
-        "ladder": {"statistics", "biases"},
+        "ladder": {"head"},
         "bn": {"statistics"},
         "none": set(),
     }[method]

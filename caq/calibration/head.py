@@ -1,0 +1,354 @@
+"""The third rung: the classifier, fitted to labels by itself, without back-propagation.
+
+The last layer is linear, so its loss is convex in its weights W (K, D) and biases b (K,), and its gradient is a product
+of errors and features: what the layer reads, codes of the integer graph. With r the features' root mean squares,
+
+    minimize    sum over samples of w (log sum exp(z) - z[y]) + ridge / 2 (|(W - W0) r|^2 + |b - b0|^2)
+                + spread / 2 tr((W - W0) V (W - W0)^T)                                              z = W x + b
+
+W0, b0: the factory's. V: the features' covariance within a class, mean of the core set's and the stream's: a few
+samples of the source stand for its others, which differ from them as samples of a class do (noise on features comes to
+such a term: Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995).
+
+Samples are the core set's of the factory, and the last labelled ones of the stream, as features: a few bytes each.
+Those stay true, because the layers before stay the factory's, so nothing has to be run again; a candidate of this rung
+takes them back there, if another rung changed them.
+
+The fit is by Böhning's bound ("Multinomial logistic regression algorithm", 1992): the Hessian is at most half of that
+of least squares, whatever W is, so one matrix is inverted, once, and steps need no line search. They are accelerated
+(Nesterov, with restarts: O'Donoghue and Candès, 2015), and end early: where weights still move after 300 steps, it is
+along directions that the samples hardly ask for.
+
+Codes: for each class a unit u and multiplicands m of the set's width, near the least of (m u - W) A (m u - W), A the
+features' covariance: the unit by search, multiplicands by rounding and then one after the other, each making up for the
+errors of the others (coordinate descent, as Nagel et al., "Up or down?", 2020, ask for, on all samples at once). What
+rounding moves the mean of the outputs by, the bias takes back.
+
+They are a parameter set's own (caq.planes), so other sets keep every bit.
+
+S sets, K classes, D features, N samples, M samples that are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from caq.calibration.biases import log_softmax, output_layer
+from caq.calibration.sets import ParameterSet, run
+from caq.calibration.statistics import Check
+from caq.errors import StateFormatError, UnsupportedError
+from caq.graph import Graph, Layer
+from caq.model import Model
+from caq.native import NativePlan, Program, Tables
+from caq.plan import Parameters, affine, layer_codes, narrowing, to_mantissas
+from caq.quant import TOP_WIDTH, multiplicand_limit, multiplicands, requantize
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from caq.calibration.state import Arrays
+
+#: Steps of a fit at most, what the largest change of a step is when it is close enough, and steps between looks at the
+#: clock: a millisecond or so.
+_STEPS, _CLOSE, _CHECKED = 300, 1e-4, 16
+#: Units to try, as shares of that at which no weight is clipped, below 8 bits; passes over the multiplicands.
+_UNITS, _PASSES = np.linspace(0.25, 1.0, 16), 3
+#: Of the mean variance of features, what each has besides: a feature that is 0 everywhere asks for no code.
+_FLOOR = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The last labelled samples of the stream: features (S, M, D), of each set, uint8 or int8; labels y (M,) int16."""
+
+    features: NDArray[Any]
+    y: NDArray[np.int16]
+
+    @classmethod
+    def empty(cls, model: Model) -> Examples:
+        """Of no sample; with D = 0 for a model that has no linear classifier."""
+        dtype, size = _layout(model)
+        return cls(np.zeros((len(model.parameters.gain), 0, size), dtype), np.zeros(0, np.int16))
+
+    def with_samples(self, features: NDArray[Any], y: NDArray[np.integer], most: int) -> Examples:
+        """With features (S, N, D) and labels y (N,); the last `most` stay."""
+        labels = np.concatenate([self.y, y.astype(np.int16)])
+        stay = slice(max(len(labels) - most, 0), None)
+        joined = np.concatenate([self.features, features.astype(self.features.dtype)], axis=1)
+        return Examples(joined[:, stay], labels[stay])
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """For `caq.calibration.state`."""
+        return {"features": self.features, "y": self.y}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, model: Model) -> Examples:
+        """What `to_arrays` gave. Raises StateFormatError on anything else."""
+        (dtype, size), sets = _layout(model), len(model.parameters.gain)
+        features, y = arrays.get("features"), arrays.get("y")
+        if features is None or y is None or features.dtype != dtype or y.dtype != np.int16:
+            raise StateFormatError(f"head: features {dtype} and labels int16 are expected")
+        if y.ndim != 1 or features.shape != (sets, len(y), size):
+            raise StateFormatError(f"head: features {(sets, len(y), size)} are expected, not {features.shape}")
+        if len(y) and not 0 <= y.min() <= y.max() < model.graph.layers[-1].channels:
+            raise StateFormatError("head: labels do not fit the model")
+        return cls(features.copy(), y.copy())
+
+
+class Fit(NamedTuple):
+    """What the samples ask of a set's classifier, in real units: weights (K, D) and biases (K,), and those that were
+    before; mean (D,) and covariance (D, D) of the features."""
+
+    weights: NDArray[np.float64]
+    biases: NDArray[np.float64]
+    old_weights: NDArray[np.float64]
+    old_biases: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+
+class HeadRung:
+    """Fits the classifier of one set after the other, of a `coded` model with the factory's parameters.
+
+    x (N, H, W, C) int16, y (N,): samples of the factory to fit, each of which weighs `core_weight`. ridge, spread: see
+    the module. Raises UnsupportedError on a model without a linear classifier.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        x: NDArray[np.int16],
+        y: NDArray[np.integer],
+        core_weight: float,
+        ridge: float,
+        spread: float,
+    ) -> None:
+        self._model, self._layer = model, linear_layer(model.graph)
+        self._x, self._y, self._weight, self._ridge, self._spread = x, y, core_weight, ridge, spread
+        self._before = _without_last(model)
+        self._core: dict[int, NDArray[np.int32]] = {}
+
+    def features(self, which: ParameterSet, x: NDArray[np.int16]) -> NDArray[np.int32]:
+        """What the classifier reads (N, D) of samples x (N, H, W, C), with the factory's parameters."""
+        model, layer, pair = self._model, self._layer, which.assignment[-1]
+        program = Program(self._before)
+        codes = run(NativePlan(program, Tables(program, which.assignment[:-1], which.row)), x).astype(np.int32)
+        if pair.activation == TOP_WIDTH:
+            return codes
+        ratio = model.parameters.ratios[layer.index, model.graph.widths.index(pair.activation)]
+        return requantize(codes, *_narrow(model.graph, layer, float(ratio), pair.activation))
+
+    def fit(self, which: ParameterSet, features: NDArray[Any], y: NDArray[np.integer], check: Check) -> Fit:
+        """The classifier for features (M, D), y (M,) of the stream and the core set; check: may raise now and then."""
+        if which.row not in self._core:
+            check()
+            self._core[which.row] = self.features(which, self._x)
+        x = np.concatenate([self._core[which.row], features]).astype(np.float64)
+        labels = np.concatenate([self._y, y])
+        samples = np.concatenate([np.full(len(self._y), self._weight), np.ones(len(y))])
+        weights, biases = self._factory(which)
+        core = len(self._y)
+        within = np.concatenate([deviations(x[:core], self._y), deviations(x[core:], y)]) * np.sqrt(self._spread / 2)
+        found = fit_classifier(x, labels, samples, weights, biases, self._ridge, within, check)
+        mean = samples @ x / samples.sum()
+        d = x - mean
+        covariance = (d * samples[:, None]).T @ d / samples.sum()
+        covariance[np.diag_indices_from(covariance)] += _FLOOR * np.trace(covariance) / len(mean) + 1e-12
+        return Fit(*found, weights, biases, mean, covariance)
+
+    def candidate(
+        self,
+        parameters: Parameters,
+        fits: Mapping[int, Fit],
+        share: float,
+        sets: tuple[ParameterSet, ...],
+        check: Check,
+    ) -> Parameters:
+        """`parameters`, which have a head, with some sets a part, 0..1, of the way from the factory's to their fits.
+
+        fits: by row. check: may raise now and then.
+        """
+        for which in sets:
+            parameters = self._with_head(parameters, which, fits[which.row], share, check)
+        return parameters
+
+    def _with_head(
+        self, parameters: Parameters, which: ParameterSet, fit: Fit, share: float, check: Check
+    ) -> Parameters:
+        assert parameters.head is not None  # the ladder has prepared them
+        factory, layer, row = self._model.parameters, self._layer, which.row
+        weights = fit.old_weights + share * (fit.weights - fit.old_weights)
+        biases = fit.old_biases + share * (fit.biases - fit.old_biases)
+        width = which.assignment[-1].weight
+        m, unit = round_weights(weights, fit.covariance, width, check)
+        biases = biases + (weights - m * unit[:, None]) @ fit.mean
+        names = ("gain", "gain_exponent", "bias", "bias_exponent")
+        found = {name: getattr(parameters, name).copy() for name in names}
+        for name, values in found.items():
+            values[row] = getattr(factory, name)[row]
+        span, step = slice(layer.first_channel, layer.first_channel + layer.channels), float(factory.steps[-1])
+        found["gain"][row, span], found["gain_exponent"][row, layer.index] = to_mantissas(unit / self._unit(which))
+        found["bias"][row, span], found["bias_exponent"][row, layer.index] = to_mantissas(biases / step)
+        head = parameters.head.copy()
+        codes = m if width == TOP_WIDTH else (m - 1) / 2
+        head[row] = codes.astype(np.int8).reshape(-1)
+        return parameters.replace(**found, head=head)
+
+    def _factory(self, which: ParameterSet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights (K, D) and biases (K,) of the factory, in real units for codes of features."""
+        model, layer = self._model, self._layer
+        width = which.assignment[-1].weight
+        m = multiplicands(layer_codes(model.graph, model.planes, layer, width), width).reshape(layer.channels, -1)
+        gain, bias = affine(model.parameters, layer, which.row)
+        return m * (gain * self._unit(which))[:, None], bias * float(model.parameters.steps[-1])
+
+    def _unit(self, which: ParameterSet) -> float:
+        """The real output that a gain of 1 makes of one multiplicand unit and one code of the features."""
+        p, pair = self._model.parameters, which.assignment[-1]
+        at = self._model.graph.widths.index(pair.activation) if pair.activation != TOP_WIDTH else None
+        return float(p.steps[-1]) * (1.0 if at is None else float(p.ratios[self._layer.index, at]))
+
+
+def linear_layer(graph: Graph) -> Layer:
+    """The layer that is linear in all that it reads, and makes the network's output.
+
+    Raises UnsupportedError, with the reason, where there is none.
+    """
+    layer = output_layer(graph)
+    if layer is None:
+        raise UnsupportedError("the network's output comes from no layer with one answer a sample")
+    op = graph.ops[layer.op]
+    h, w, _ = graph.shapes[op.inputs[0]]
+    if op.groups != 1 or op.kernel != (h, w) or any(op.padding):
+        raise UnsupportedError(f"layer {layer.name!r}, the last one, does not read all features for each class")
+    if len(graph.layers) == 1 or layer.op == 0:
+        raise UnsupportedError(f"layer {layer.name!r} is the only one; there are no features to read")
+    return layer
+
+
+def fit_classifier(
+    x: NDArray[np.float64],
+    y: NDArray[np.integer],
+    samples: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    biases: NDArray[np.float64],
+    ridge: float,
+    within: NDArray[np.float64],
+    check: Check = lambda: None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (K, D) and biases (K,): see the module.
+
+    x (N, D), y (N,); samples (N,): what they weigh; weights (K, D), biases (K,): the factory's. within (N', D):
+    differences of samples, whose products' sum, within^T within, is V times the spread. check: called every _CHECKED
+    steps.
+    """
+    rms = np.sqrt(samples @ np.square(x) / samples.sum())
+    rms[rms == 0] = 1.0
+    read = np.concatenate([x / rms, np.ones((len(x), 1))], axis=1)
+    # Changes of what no sample reads are 0, so it is enough to look at the span of the samples, in its own axes.
+    _, s, axes = np.linalg.svd(read * np.sqrt(samples)[:, None], full_matrices=False)
+    along, apart = read @ axes.T, (within / rms) @ axes[:, :-1].T
+    penalty = ridge * np.eye(len(s)) + apart.T @ apart
+    rate = np.linalg.inv(np.diag(np.square(s) / 2) + penalty)
+    z0, one = x @ weights.T + biases, np.eye(len(biases))[y]
+    now = ahead = np.zeros((len(biases), len(s)))
+    t = 1.0
+    for step in range(_STEPS):
+        if step % _CHECKED == 0:
+            check()
+        wrong = (np.exp(log_softmax(z0 + along @ ahead.T)) - one) * samples[:, None]
+        new = ahead - (wrong.T @ along + ahead @ penalty) @ rate
+        change = new - now
+        if np.abs(change).max() < _CLOSE:
+            now = new
+            break
+        if ((ahead - new) * change).sum() > 0:  # it overshot: begin again without momentum
+            t = 1.0
+        next_t = (1 + np.sqrt(1 + 4 * t * t)) / 2
+        now, ahead, t = new, new + (t - 1) / next_t * change, next_t
+    found = now @ axes
+    return weights + found[:, :-1] / rms, biases + found[:, -1]
+
+
+def deviations(x: NDArray[np.float64], y: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Rows (N, D) whose products' sum is the covariance of samples x (N, D) within their classes y (N,)."""
+    found, known = x.copy(), np.unique(y)
+    for label in known:
+        found[y == label] -= x[y == label].mean(0)
+    return found / np.sqrt(max(len(y) - len(known), 1))
+
+
+def round_weights(
+    weights: NDArray[np.float64], covariance: NDArray[np.float64], width: int, check: Check = lambda: None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Multiplicands (K, D) of `width` bits and units (K,) for weights (K, D) of features with a covariance (D, D)."""
+    limit, diagonal = multiplicand_limit(width) - (width == TOP_WIDTH), np.diag(covariance)
+    largest = np.abs(weights).max(1)
+    largest[largest == 0] = 1.0
+    least, m, unit = np.full(len(weights), np.inf), np.zeros_like(weights), largest / limit
+    for share in _UNITS if width != TOP_WIDTH else _UNITS[-1:]:
+        check()
+        u = share * largest / limit
+        rounded = _rounded(weights / u[:, None], width)
+        off = rounded * u[:, None] - weights
+        error = ((off @ covariance) * off).sum(1)
+        better = error < least
+        least, unit = np.where(better, error, least), np.where(better, u, unit)
+        m[better] = rounded[better]
+    for _ in range(_PASSES):
+        check()
+        slope = (m * unit[:, None] - weights) @ covariance
+        for j in range(m.shape[1]):
+            new = _rounded(m[:, j] - slope[:, j] / (diagonal[j] * unit), width)
+            change = (new - m[:, j]) * unit
+            if change.any():
+                slope += change[:, None] * covariance[j]
+                m[:, j] = new
+    # The unit that is best for these multiplicands; one that would turn them round is none.
+    projected = m @ covariance
+    best = (projected * weights).sum(1) / (projected * m).sum(1).clip(min=1e-30)
+    return m, np.where(best > 0, best, unit)
+
+
+def _rounded(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """The nearest multiplicands: integers at 8 bits, odd ones below (caq.quant)."""
+    limit = multiplicand_limit(width)
+    if width == TOP_WIDTH:
+        return np.clip(np.rint(values), -limit, limit - 1)
+    return np.clip(2 * np.floor(values / 2) + 1, -limit, limit)
+
+
+def _narrow(graph: Graph, layer: Layer, ratio: float, width: int) -> tuple[Any, int, int]:
+    fixed, (low, high) = narrowing(ratio, width, graph.signed(graph.ops[layer.op].inputs[0]))
+    return fixed, low, high
+
+
+def _layout(model: Model) -> tuple[np.dtype[Any], int]:
+    """Of features as they are kept: their type and how many there are."""
+    try:
+        layer = linear_layer(model.graph)
+    except UnsupportedError:
+        return np.dtype(np.uint8), 0
+    signed = model.graph.signed(model.graph.ops[layer.op].inputs[0])
+    return np.dtype(np.int8 if signed else np.uint8), layer.weights // layer.channels
+
+
+def _without_last(model: Model) -> Model:
+    """A `coded` model up to what its last layer reads."""
+    whole, parameters = model.graph, model.parameters
+    tensor = whole.ops[-1].inputs[0]
+    graph = Graph(whole.input_shape, whole.ops[:tensor], whole.widths)
+    layers, channels = len(graph.layers), graph.channels
+    own = Parameters(
+        parameters.gain[:, :channels],
+        parameters.gain_exponent[:, :layers],
+        parameters.bias[:, :channels],
+        parameters.bias_exponent[:, :layers],
+        parameters.steps[: tensor + 1],
+        parameters.ratios[:layers],
+    )
+    return model.replace(graph=graph, parameters=own, planes=model.planes[:, : graph.plane_bytes], points=())
