@@ -280,7 +280,8 @@ class Calibrator:
         late, waiting = now.waiting.take(known=True), now.waiting.take(known=False)
         all_ids, all_x = np.concatenate([ids, late.ids]), np.concatenate([x, late.x])
         all_y = np.concatenate([y, late.y])
-        judge = partial(self._judge, self._judge.slice_of(now.core, all_x, all_y, all_ids))
+        guessed = config.pseudo_labels is not None
+        judge = partial(self._judge, self._judge.slice_of(now.core, all_x, all_y, all_ids, guessed))
         fit = ~held_out(all_ids, config.seed)
         fresh = int(fit[: len(x)].sum())
         new, entries = self._ladder.climb(now, all_x[fit], all_y[fit], fresh, judge, deadline)

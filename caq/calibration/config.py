@@ -30,9 +30,10 @@ class CalibratorConfig:
     waiting: samples without a label that are kept for one that comes late. head_weight: of a core sample in the fit of
     the classifier; head_ridge, head_spread: how strongly that is drawn to the factory's (caq.calibration.head);
     head_samples: the last labelled ones of the stream that it is fitted to. on_drift: calibrate only with the `follow`
-    samples after an alarm of the drift detector. flip_rates: codes that a speed of 1 moves a latent by, at 2 and at 8
-    bits, geometric between; flip_rounds: how often flips look at a batch. max_ms: that a step may compute; max_bytes:
-    of the state.
+    samples after an alarm of the drift detector. pseudo_labels: how sure, 0 to 1, the widest set's answer is to be to
+    stand for a label, for the biases of a step that has no label; None: none does. flip_rates: codes that a speed of 1
+    moves a latent by, at 2 and at 8 bits, geometric between; flip_rounds: how often flips look at a batch.
+    max_ms: that a step may compute; max_bytes: of the state.
     """
 
     rungs: tuple[str, ...] = LADDER
@@ -54,6 +55,7 @@ class CalibratorConfig:
     waiting: int = 100
     on_drift: bool = False
     follow: int = 400
+    pseudo_labels: float | None = None
     max_ms: float | None = None
     max_bytes: int = MAX_STATE_BYTES
     flip_rates: tuple[float, float] = (0.05, 0.4)
@@ -71,5 +73,7 @@ class CalibratorConfig:
         none_below = (self.follow, self.waiting, self.head_samples, self.head_spread)
         if min(none_below) < 0 or not min(self.forgetting, self.head_forgetting) >= 0:
             raise ConfigError(f"{self}: follow, waiting, limits of forgetting, head_samples and _spread are 0 or more")
+        if self.pseudo_labels is not None and not 0 <= self.pseudo_labels <= 1:
+            raise ConfigError(f"pseudo_labels {self.pseudo_labels}: a probability, 0 to 1, or None, is expected")
         if self.max_ms is not None and not self.max_ms > 0:
             raise ConfigError(f"max_ms {self.max_ms}: a positive number of milliseconds, or None, is expected")

@@ -83,14 +83,22 @@ class Judge:
         self._old: tuple[Slice, Parameters, dict[str, NDArray[np.float64]]] | None = None
         self._origin: dict[str, float] = {}
 
-    def slice_of(self, core: CoreSet, x: NDArray[np.int8], y: NDArray[np.integer], ids: NDArray[np.integer]) -> Slice:
+    def slice_of(
+        self,
+        core: CoreSet,
+        x: NDArray[np.int8],
+        y: NDArray[np.integer],
+        ids: NDArray[np.integer],
+        guessed: bool = False,
+    ) -> Slice:
         """What is held out of the anchor, of the stream's samples in `core`, and of a batch with these ids (N,).
 
-        x (N, H, W, C), y (N,): the batch, whose samples without label are all in it.
+        x (N, H, W, C), y (N,): the batch, whose samples without label are all in it, unless their labels may be
+        guessed: answers that were fitted to themselves are surer in any case.
         """
         kept = ~core.from_factory & (core.y != UNLABELLED) & ~np.isin(core.ids, ids)
         old = np.flatnonzero(held_out(core.ids, self._seed) & kept)
-        new = np.flatnonzero(held_out(ids, self._seed) | (y == UNLABELLED))
+        new = np.flatnonzero(held_out(ids, self._seed) | ((y == UNLABELLED) & (not guessed)))
         samples = np.concatenate([self._anchor.x, core.x[old], x[new]]).astype(np.int16)
         return Slice(samples, np.concatenate([self._anchor.y, core.y[old], y[new]]), len(self._anchor))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caq.calibration.biases import fit_biases, output_biases, output_layer, with_output_biases
+from caq.calibration.biases import fit_biases, log_softmax, output_biases, output_layer, with_output_biases
 from caq.calibration.config import CalibratorConfig
 from caq.calibration.core import UNLABELLED, CoreSet
 from caq.calibration.deadline import Deadline, OutOfTime
@@ -109,7 +109,8 @@ class Ladder:
         }
         labelled = bool(classes(self._model) and (y != UNLABELLED).any())
         for name in self._config.rungs:
-            if name != "statistics" and not labelled:
+            guessed = name == "biases" and not labelled and self._config.pseudo_labels is not None
+            if name != "statistics" and not labelled and not (guessed and fresh):
                 continue
             if name == "statistics" and not fresh:
                 continue
@@ -120,8 +121,16 @@ class Ladder:
                 continue
             given = fresh if name == "statistics" else len(x)
             begin, share = deadline.now(), deadline.share(_TO_PROPOSE)
-            now, candidate, sets = rungs[name](now, x[:given].astype(np.int16), y[:given], share)
+            samples, labels = x[:given].astype(np.int16), y[:given]
+            if guessed:
+                labels = self._pseudo_labels(now, samples)
+                if (labels == UNLABELLED).all():
+                    records.append(_dropped(name, "no answer is sure enough to stand for a label") | {"ms": 0.0})
+                    continue
+            now, candidate, sets = rungs[name](now, samples, labels, share)
             now, record = self._judged(name, now, candidate, sets, judge, deadline)
+            if guessed:
+                record["pseudo_labels"] = int((labels != UNLABELLED).sum())
             records.append({**record, "ms": round(1000 * (deadline.now() - begin), 3)})
         return now, records
 
@@ -142,6 +151,17 @@ class Ladder:
     def _toward(self, now: Learnt, proposed: Parameters) -> Candidate:
         """Candidates between parameters in force and proposed ones."""
         return lambda share, sets, check: blended(self._model.graph, now.parameters, proposed, share)
+
+    def _pseudo_labels(self, now: Learnt, x: NDArray[np.int16]) -> NDArray[np.int16]:
+        """What the widest set says of samples x (N, H, W, C), (N,); UNLABELLED where it is less sure than that.
+
+        Lee, "Pseudo-label", 2013, with a threshold as in Sohn et al., "FixMatch", 2020.
+        """
+        assert self._config.pseudo_labels is not None  # else none are asked for
+        widest = self._sets[len(self._model.graph.widths) - 1]
+        logs = log_softmax(logits(self._model.replace(parameters=now.parameters), (widest,), x)[widest.name])
+        sure = np.exp(logs.max(1)) > self._config.pseudo_labels
+        return np.where(sure, logs.argmax(1), UNLABELLED).astype(np.int16)
 
     def _propose_biases(self, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline) -> Proposal:
         config, factory, layer = self._config, self._model.parameters, output_layer(self._model.graph)

@@ -3,6 +3,7 @@
     state: calibration          folder of what is learnt, beside this file; left out: nothing survives a restart
     audit: calibration.jsonl    audit log (caq.calibration.audit), beside this file; left out: none
     queue: 256                  samples and labels that wait for the thread, at most
+    rest: 4                     seconds that the thread sleeps for each that it works
     max_ms: 50                  that a step may compute
     max_bytes: 4000000          of the state
     rungs: [statistics, biases]
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caq.calibration.audit import AuditLog
-from caq.calibration.background import QUEUE, BackgroundCalibrator
+from caq.calibration.background import QUEUE, REST, BackgroundCalibrator
 from caq.calibration.calibrator import Calibrator
 from caq.calibration.config import CalibratorConfig
 from caq.calibration.guard import Limits
@@ -30,17 +31,18 @@ from caq.strict_yaml import Fields, read
 if TYPE_CHECKING:
     from caq.calibration.core import CoreSet
 
-_OWN = ("state", "audit", "queue")
+_OWN = ("state", "audit", "queue", "rest")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """config: how to calibrate. state, audit: paths, or None. queue: see BackgroundCalibrator."""
+    """config: how to calibrate. state, audit: paths, or None. queue, rest: see BackgroundCalibrator."""
 
     config: CalibratorConfig = field(default_factory=CalibratorConfig)
     state: Path | None = None
     audit: Path | None = None
     queue: int = QUEUE
+    rest: float = REST
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Settings:
@@ -52,18 +54,21 @@ class Settings:
         size = _whole(f, data.pop("queue"), "queue") if "queue" in data else QUEUE
         if size < 1:
             f.fail("queue", f"room for 1 sample or more is needed, not {size}")
+        rest = f.number(data.pop("rest"), "rest") if "rest" in data else REST
+        if rest < 0:
+            f.fail("rest", f"seconds for each second of work, 0 or more, not {rest}")
         values = {name: _value(f, name, value) for name, value in data.items()}
         try:
             config = CalibratorConfig(**values)
         except ConfigError as e:
             raise ConfigError(f"{path}: {e}") from None
-        return cls(config, queue=size, **paths)
+        return cls(config, queue=size, rest=rest, **paths)
 
     def open(self, artifact: str | Path, core: CoreSet) -> BackgroundCalibrator:
         """A calibrator for that artifact, to be given to a Runtime. Raises what Calibrator does."""
         calibrator = Calibrator(artifact, core, self.state, self.config)
         record = (lambda entry: None) if self.audit is None else AuditLog(self.audit)
-        return BackgroundCalibrator(calibrator, queue_size=self.queue, record=record)
+        return BackgroundCalibrator(calibrator, queue_size=self.queue, rest=self.rest, record=record)
 
 
 def _whole(f: Fields, data: object, at: str) -> int:

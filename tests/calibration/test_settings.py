@@ -18,6 +18,8 @@ TEXT = """
 state: kept
 audit: audit.jsonl
 queue: 40
+rest: 2
+pseudo_labels: 0.9
 max_ms: 5000
 max_bytes: 3000000
 rungs: [statistics]
@@ -40,6 +42,7 @@ def test_all_of_a_file_is_read(tmp_path):
     config = found.config
     assert (config.max_ms, config.max_bytes, config.rungs, config.batch) == (5000, 3_000_000, ("statistics",), 25)
     assert (config.limits.class_, config.limits.factory, config.limits.point) == (0.3, 0.02, LIMITS.point)
+    assert found.rest == 2 and config.pseudo_labels == 0.9
     assert type(config.batch) is int and not config.on_drift and config.forgetting == 0.03
     assert Settings.from_yaml(written(tmp_path, "{}")) == Settings() and Settings().config == CalibratorConfig()
 
@@ -52,6 +55,8 @@ def test_all_of_a_file_is_read(tmp_path):
         ("batch: many", "batch: must be a finite number"),
         ("on_drift: 1", "on_drift: must be true or false"),
         ("queue: 0", "queue: room for 1 sample"),
+        ("rest: -1", "rest: seconds for each second"),
+        ("pseudo_labels: 2", "pseudo_labels 2"),
         ("rungs: [biases, statistics]", "in this order"),
         ("rungs: [3]", r"rungs\[0\]: must be a text"),
         ("limits: {classes: 0.1}", "unknown key 'classes'"),
