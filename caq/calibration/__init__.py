@@ -17,6 +17,7 @@ config         how to calibrate
 rungs          the ladder, with its budget of time (deadline)
 statistics     the first rung: means and deviations of each layer's outputs brought back to the source's
 biases         the second rung: biases of the classes, from labels
+head           the third rung: the classifier, from labels
 judge          what candidates are judged on, and which parameter sets (sets) they are kept for
 watch          the drift detector that starts calibration, if it is not always on
 background     a calibrator in a thread, beside inference that never waits for it

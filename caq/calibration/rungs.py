@@ -33,7 +33,7 @@ _TO_PROPOSE = 0.5
 
 #: Parts of the way to what a rung proposes, tried in turn until they help: the whole way often costs the source more
 #: than a quarter of it, and gains no more. The head's way begins at the factory, and most of its gain is near its end.
-SHARES, HEAD_SHARES = (1.0, 0.5, 0.25), (1.0, 0.9, 0.8, 0.7, 0.5)
+SHARES, HEAD_SHARES = (1.0, 0.5, 0.25), (1.0, 0.75, 0.5)
 
 #: `Judge.__call__` on the step's slice.
 Judging = Callable[[Parameters, Parameters, tuple[ParameterSet, ...], float, Deadline], "Judged | None"]
