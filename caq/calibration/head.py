@@ -301,13 +301,16 @@ def round_weights(
         m[better] = rounded[better]
     for _ in range(_PASSES):
         check()
-        slope = (m * unit[:, None] - weights) @ covariance
+        slope, before = (m * unit[:, None] - weights) @ covariance, m.copy()
         for j in range(m.shape[1]):
             new = _rounded(m[:, j] - slope[:, j] / (diagonal[j] * unit), width)
-            change = (new - m[:, j]) * unit
-            if change.any():
-                slope += change[:, None] * covariance[j]
+            (moved,) = (new != m[:, j]).nonzero()
+            if len(moved):
+                change = (new - m[:, j])[moved] * unit[moved]
+                slope[moved] += change[:, None] * covariance[j]
                 m[:, j] = new
+        if np.array_equal(m, before):
+            break
     # The unit that is best for these multiplicands; one that would turn them round is none.
     projected = m @ covariance
     best = (projected * weights).sum(1) / (projected * m).sum(1).clip(min=1e-30)
@@ -318,8 +321,8 @@ def _rounded(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """The nearest multiplicands: integers at 8 bits, odd ones below (caq.quant)."""
     limit = multiplicand_limit(width)
     if width == TOP_WIDTH:
-        return np.clip(np.rint(values), -limit, limit - 1)
-    return np.clip(2 * np.floor(values / 2) + 1, -limit, limit)
+        return np.minimum(np.maximum(np.rint(values), -limit), limit - 1)  # np.clip takes three times as long
+    return np.minimum(np.maximum(2 * np.floor(values / 2) + 1, -limit), limit)
 
 
 def _narrow(graph: Graph, layer: Layer, ratio: float, width: int) -> tuple[Any, int, int]:
