@@ -53,8 +53,9 @@ if TYPE_CHECKING:
     from caq.calibration.state import Arrays
 
 #: Steps of a fit at most, what the largest change of a step is when it is close enough, and steps between looks at the
-#: clock: a millisecond or so.
-_STEPS, _CLOSE, _CHECKED = 300, 1e-4, 16
+#: clock, or columns that are rounded: a third of a millisecond or so, so that a thread that rests there leaves the
+#: interpreter to others soon.
+_STEPS, _CLOSE, _CHECKED = 300, 1e-4, 4
 #: Units to try, as shares of that at which no weight is clipped, below 8 bits; passes over the multiplicands.
 _UNITS, _PASSES = np.linspace(0.25, 1.0, 16), 3
 #: Of the mean variance of features, what each has besides: a feature that is 0 everywhere asks for no code.
@@ -300,9 +301,10 @@ def round_weights(
         least, unit = np.where(better, error, least), np.where(better, u, unit)
         m[better] = rounded[better]
     for _ in range(_PASSES):
-        check()
         slope, before = (m * unit[:, None] - weights) @ covariance, m.copy()
         for j in range(m.shape[1]):
+            if j % _CHECKED == 0:
+                check()
             new = _rounded(m[:, j] - slope[:, j] / (diagonal[j] * unit), width)
             (moved,) = (new != m[:, j]).nonzero()
             if len(moved):
