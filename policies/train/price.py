@@ -88,7 +88,8 @@ def _live(scenario: Scenario, recall: Recall) -> list[Floats]:
     count, found, always = len(days), [], np.ones(len(days), bool)
     for t, hour in enumerate(_hours(scenario)):
         hours, passed = np.full(count, hour), np.full(count, days.step_s if t else 0.0)
-        recall.note(passed, hours, plugged[:, t], days.requests[:, t - 1] / days.step_s, always)
+        rate = days.requests[:, t - 1] / days.step_s
+        recall.note(*map(recall.xp.of, (passed, hours, plugged[:, t], rate, always)))
         found.append(inputs(np.zeros(count), plugged[:, t], hours, recall))
     return found
 

@@ -30,40 +30,43 @@ def constant(price: float, **changes: Any) -> PriceModel:
 def lived(charging: list[float], requests_per_s: list[float], step_s: float = 300.0) -> Recall:
     recall = Recall(USUAL, 1)
     for i, (plugged, rate) in enumerate(zip(charging, requests_per_s, strict=True)):
-        known = np.isfinite([rate])
-        passed_s, hour = np.array([step_s if i else 0.0]), np.array([12.0])
-        recall.note(passed_s, hour, np.array([plugged]), np.where(known, rate, 0.0), known)
+        known = bool(np.isfinite(rate))
+        recall.note(step_s if i else 0.0, 12.0, plugged, rate if known else 0.0, known)
     return recall
 
 
+def recalled(recall: Recall) -> dict[str, Any]:
+    return dict(zip(NAMES, recall.rows(), strict=True))
+
+
 def test_shares_of_time_on_a_charger_fade() -> None:
-    found = dict(zip(NAMES, lived([1.0] * 13, [30.0] * 13).inputs()[:, 0], strict=True))
-    for tau_s in CHARGER_S[:, 0]:
+    found = recalled(lived([1.0] * 13, [30.0] * 13))
+    for tau_s in CHARGER_S:
         expected = 1 - 0.6 * np.exp(-3600 / tau_s)
         assert found[f"charger_{tau_s / 3600:g}h"] == pytest.approx(expected)
     assert found["load_2h"] == pytest.approx(0)
 
 
 def test_time_since_the_charger_was_plugged_in() -> None:
-    assert lived([0.0], [30.0]).inputs()[0, 0] == pytest.approx(np.log1p(UNKNOWN_S / 600))
-    assert lived([0.0, 1.0], [30.0] * 2).inputs()[0, 0] == 0
-    assert lived([0.0, 1.0, 1.0, 1.0], [30.0] * 4).inputs()[0, 0] == pytest.approx(np.log1p(1))
+    assert lived([0.0], [30.0]).rows()[0] == pytest.approx(np.log1p(UNKNOWN_S / 600))
+    assert lived([0.0, 1.0], [30.0] * 2).rows()[0] == 0
+    assert lived([0.0, 1.0, 1.0, 1.0], [30.0] * 4).rows()[0] == pytest.approx(np.log1p(1))
 
 
 @pytest.mark.parametrize("busy", [0.5, 3.0])
 def test_it_remembers_how_busy_the_device_is(busy: float) -> None:
     recall = lived([0.0] * 2000, [30.0 * busy] * 2000)
-    found = recall.inputs()[NAMES.index("load_2h"), 0]
+    found = recalled(recall)["load_2h"]
     # Usual requests of a fifth of the two hours are assumed beside those counted.
     assert found == pytest.approx(np.log((busy + 0.2) / 1.2), abs=0.02)
-    assert not lived([0.0] * 50, [np.nan] * 50).inputs()[5:].any()  # off, or nobody knows
+    assert not any(lived([0.0] * 50, [np.nan] * 50).rows()[5:])  # off, or nobody knows
 
 
 def test_a_long_silence_is_no_measurement() -> None:
     recall = lived([0.0] * 10, [90.0] * 10)
-    before = recall.inputs()
-    recall.note(np.array([7200.0]), np.array([14.0]), np.array([0.0]), np.array([1.0]), np.array([True]))
-    np.testing.assert_array_equal(recall.inputs(), before)
+    before = recall.rows()
+    recall.note(7200.0, 14.0, 0.0, 1.0, True)
+    assert recall.rows() == before
 
 
 def test_memory_of_others_is_taken_over() -> None:
@@ -71,8 +74,9 @@ def test_memory_of_others_is_taken_over() -> None:
     for passed in (0.0, 300.0, 300.0):
         known.note(np.full(2, passed), np.full(2, 12.0), np.ones(2), np.full(2, 90.0), np.ones(2, bool))
     fresh.take(known, np.array([True, False]))
-    np.testing.assert_array_equal(fresh.inputs()[:, 0], known.inputs()[:, 0])
-    np.testing.assert_array_equal(fresh.inputs()[:, 1], Recall(USUAL, 1).inputs()[:, 0])
+    found = np.array(fresh.rows())
+    np.testing.assert_array_equal(found[:, 0], np.array(known.rows())[:, 0])
+    np.testing.assert_allclose(found[:, 1], Recall(USUAL, 1).rows(), rtol=1e-15)
 
 
 def test_the_dearer_charge_is_the_cheaper_the_point() -> None:
