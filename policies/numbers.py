@@ -25,8 +25,12 @@ class Numbers:
     whole = int
 
     @staticmethod
-    def where(condition: bool, a: float, b: float) -> float:
+    def where(condition: bool, a: Any, b: Any) -> Any:
         return a if condition else b
+
+    @staticmethod
+    def clip(x: float, low: float, high: float) -> float:
+        return min(max(x, low), high)
 
     @staticmethod
     def of(column: NDArray[Any]) -> Any:
@@ -42,7 +46,7 @@ class Numbers:
 class Arrays:
     """The same for arrays (N,)."""
 
-    exp, log, log1p, sin, cos, where = np.exp, np.log, np.log1p, np.sin, np.cos, np.where
+    exp, log, log1p, sin, cos, where, clip = np.exp, np.log, np.log1p, np.sin, np.cos, np.where, np.clip
 
     @staticmethod
     def whole(x: NDArray[Any]) -> NDArray[np.intp]:

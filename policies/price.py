@@ -35,7 +35,7 @@ from policies.points import PointTable
 from policies.recall import HOURS, NAMES, Recall, Usual
 from policies.seen import PointPolicy, Seen, local_hour
 
-VERSION = 1
+VERSION = 2
 INPUTS = ("state_of_charge", "charging", "hour_sin", "hour_cos", "hour", *NAMES)
 #: A situation may be that far beyond those of training, of the width of an input's range.
 SLACK = 0.05
@@ -51,7 +51,7 @@ _KEYS = (
 @dataclass(frozen=True, eq=False)
 class PriceModel:
     """weights, biases: of each layer, (inputs, outputs) and (outputs,) float32, from the inputs to the price of a
-    millijoule in correct answers. activation: tanh or relu, between layers. low, high: (14,) range of the inputs in
+    millijoule in correct answers. activation: tanh or relu, between layers. low, high: (16,) range of the inputs in
     training. usual: of the devices it was trained on. idle_power_w: drawn without requests, >= 0. switch_cost: of a
     change of the point, >= 0, in correct answers over those asked for in the mean time between two decisions. fallback:
     name of the point to take outside the range. Raises ConfigError that names the array."""
@@ -77,7 +77,7 @@ class PriceModel:
         check_range(self.low, self.high, len(INPUTS))
 
     def price(self, inputs: Floats) -> Floats:
-        """(N,) of a millijoule, in correct answers, at least 0; inputs (N, 14)."""
+        """(N,) of a millijoule, in correct answers, at least 0; inputs (N, 16)."""
         return np.maximum(forward(inputs, self.weights, self.biases, self.activation)[:, 0], np.float32(0))
 
     def save(self, path: str | Path) -> None:
@@ -133,7 +133,7 @@ def read_price(path: str | Path) -> PriceModel:
 def inputs(
     state_of_charge: NDArray[np.float64], charging: NDArray[np.float64], hour: NDArray[np.float64], recall: Recall
 ) -> Floats:
-    """(N, 14) float32 rows of INPUTS; charge and charger 0..1, hour 0..24, (N,) each."""
+    """(N, 16) float32 rows of INPUTS; charge and charger 0..1, hour 0..24, (N,) each."""
     xp = recall.xp
     hours = xp.of(hour)
     angle = hours * (2 * np.pi / 24)

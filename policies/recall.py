@@ -27,10 +27,16 @@ REQUESTS_S = (900.0, 7200.0, 28800.0, 259200.0)
 PRIOR = 0.2
 #: s since the charger was last plugged in or out where nobody knows, and of which changes are seen on a log scale.
 UNKNOWN_S, RECENT_S = 3600.0, 600.0
+#: A charger that is shared is plugged in when something else on it runs down, say the owner's phone: its charge per
+#: hour off and on the charger, the latter up to and beyond 0.9, and where nobody knows. About the means of
+#: `simulators/traces/phone.yaml`.
+OTHER_OFF, OTHER_ON, OTHER_UNKNOWN = -0.115, (0.45, 0.18), 0.6
 #: s: what happened in a longer silence is not known.
 LONGEST_GAP_S = 1800.0
 NAMES = (
     "since_change",
+    "spell_before",
+    "other_charge",
     *(f"charger_{s / 3600:g}h" for s in CHARGER_S),
     *(f"load_{s / 3600:g}h" for s in REQUESTS_S),
 )
@@ -65,7 +71,8 @@ class Recall:
         self._charged = [self._all(usual.charging, devices) for _ in CHARGER_S]
         self._counted = [self._all(prior, devices) for prior in self._prior]
         self._expected = [self._all(prior, devices) for prior in self._prior]
-        self._since_s = self._all(UNKNOWN_S, devices)
+        self._since_s, self._before_s = self._all(UNKNOWN_S, devices), self._all(UNKNOWN_S, devices)
+        self._other = self._all(OTHER_UNKNOWN, devices)
         self._charging = self._all(np.nan, devices)
 
     def _all(self, value: float, devices: int) -> Any:
@@ -91,24 +98,18 @@ class Recall:
             fades = xp.exp(passed_s / -s)
             self._counted[i] = prior + (self._counted[i] - prior) * fades + requests
             self._expected[i] = prior + (self._expected[i] - prior) * fades + usual
-        self._since_s = xp.where(charging == before, self._since_s + passed_s, 0.0)
+        gain = xp.where(before > 0, xp.where(self._other > 0.9, OTHER_ON[1], OTHER_ON[0]), OTHER_OFF)
+        self._other = xp.clip(self._other + gain * passed_s / 3600, 0.0, 1.0)
+        since_s, same = self._since_s + passed_s, charging == before
+        self._before_s = xp.where(same, self._before_s, since_s)
+        self._since_s = xp.where(same, since_s, 0.0)
         self._charging = charging
 
     def rows(self) -> list[Any]:
-        """As in NAMES: log(1 + time since the charger was plugged in or out / 600 s), shares of time on it, and logs of
-        requests over those usual at the same hours."""
+        """As in NAMES: log(1 + time since the charger was plugged in or out / 600 s), and likewise for the spell before
+        that; the guessed charge of what else is on it, 0..1; shares of time on it; and logs of requests over those
+        usual at the same hours."""
         xp = self.xp
         load = (xp.log(counted / usual) for counted, usual in zip(self._counted, self._expected, strict=True))
-        return [xp.log1p(self._since_s / RECENT_S), *self._charged, *load]
-
-    def take(self, other: Recall, those: NDArray[np.bool_]) -> None:
-        """Remembers of `those` devices (N,) what another one does."""
-        where: Any = self.xp.where
-        for ours, theirs in (
-            (self._charged, other._charged),
-            (self._counted, other._counted),
-            (self._expected, other._expected),
-        ):
-            ours[:] = (where(those, there, here) for here, there in zip(ours, theirs, strict=True))
-        self._since_s = where(those, other._since_s, self._since_s)
-        self._charging = where(those, other._charging, self._charging)
+        spells = (xp.log1p(spell_s / RECENT_S) for spell_s in (self._since_s, self._before_s))
+        return [*spells, self._other, *self._charged, *load]

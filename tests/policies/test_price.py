@@ -59,7 +59,7 @@ def test_it_remembers_how_busy_the_device_is(busy: float) -> None:
     found = recalled(recall)["load_2h"]
     # Usual requests of a fifth of the two hours are assumed beside those counted.
     assert found == pytest.approx(np.log((busy + 0.2) / 1.2), abs=0.02)
-    assert not any(lived([0.0] * 50, [np.nan] * 50).rows()[5:])  # off, or nobody knows
+    assert not any(lived([0.0] * 50, [np.nan] * 50).rows()[NAMES.index("load_0.25h") :])  # off, or nobody knows
 
 
 def test_a_long_silence_is_no_measurement() -> None:
@@ -69,14 +69,16 @@ def test_a_long_silence_is_no_measurement() -> None:
     assert recall.rows() == before
 
 
-def test_memory_of_others_is_taken_over() -> None:
-    known, fresh = Recall(USUAL, 2), Recall(USUAL, 2)
-    for passed in (0.0, 300.0, 300.0):
-        known.note(np.full(2, passed), np.full(2, 12.0), np.ones(2), np.full(2, 90.0), np.ones(2, bool))
-    fresh.take(known, np.array([True, False]))
-    found = np.array(fresh.rows())
-    np.testing.assert_array_equal(found[:, 0], np.array(known.rows())[:, 0])
-    np.testing.assert_allclose(found[:, 1], Recall(USUAL, 1).rows(), rtol=1e-15)
+def test_a_phone_on_the_same_charger_runs_down_and_fills() -> None:
+    down, up = (recalled(lived([plugged] * 25, [30.0] * 25)) for plugged in (0.0, 1.0))
+    assert down["other_charge"] == pytest.approx(0.6 - 2 * 0.115)
+    assert up["other_charge"] == pytest.approx(1.0)
+
+
+def test_the_spell_before() -> None:
+    found = recalled(lived([0.0] * 3 + [1.0] * 3, [30.0] * 6))
+    assert found["spell_before"] == pytest.approx(np.log1p((UNKNOWN_S + 900) / 600))
+    assert found["since_change"] == pytest.approx(np.log1p(1))
 
 
 def test_the_dearer_charge_is_the_cheaper_the_point() -> None:
@@ -183,7 +185,7 @@ def test_impossible_habits(rate: Any, charging: float) -> None:
         ({"weight_0": np.zeros((9, 16), np.float32)}, "weight_0"),
         ({"rate": np.zeros(24)}, "rate"),
         ({"charging": np.float64(2)}, "charging"),
-        ({"low": np.array([{}] * 14)}, "is no file of a policy"),  # a pickle
+        ({"low": np.array([{}] * len(INPUTS))}, "is no file of a policy"),  # a pickle
     ],
 )
 def test_files_that_lie(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -199,6 +201,6 @@ def test_files_that_lie(tmp_path: Path, changes: dict[str, Any], message: str) -
 def test_other_versions(tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
     model().save(path)
-    np.savez(path, **dict(np.load(path)) | {"version": np.int64(2)})
-    with pytest.raises(VersionError, match="version 2"):
+    np.savez(path, **dict(np.load(path)) | {"version": np.int64(1)})
+    with pytest.raises(VersionError, match="version 1 is"):
         read_price(path)
