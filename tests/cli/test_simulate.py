@@ -82,7 +82,7 @@ def test_predicted_and_observed_agree(call, tmp_path):
 
 
 def test_the_learned_price_as_it_was_trained(call, tmp_path):
-    """An hour at the camera's own rate of requests, the end of it on the charger: no fallback, accuracy as predicted."""
+    """An hour at the camera's own rate of requests, at last on the charger: no fallback, accuracy as predicted."""
     pytest.importorskip("sklearn")
     trace, price = tmp_path / "hour.csv", TRAINED / "camera-price.npz"
     trace.write_text("t_s,charging\n" + "".join(f"{t},{int(t > 2400)}\n" for t in range(0, 3600, 60)))
