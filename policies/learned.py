@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.errors import ConfigError, VersionError, WeightsError, nearest
+from caq.errors import ConfigError, VersionError, WeightsError
 from policies.arrays import read_arrays, write_arrays
-from policies.mlp import Floats, check_layers, check_range, forward, named
+from policies.fallback import Fallback, check_fallback, check_range
+from policies.mlp import Floats, check_layers, forward, named
 from policies.points import PointTable
 from policies.seen import PointPolicy, Seen, local_hour
 
@@ -88,10 +89,7 @@ class Network:
 
     def __post_init__(self) -> None:
         """Raises ConfigError that names the array."""
-        if self.fallback not in self.points.names:
-            raise ConfigError(
-                f"fallback: no operating point {self.fallback!r}{nearest(self.fallback, self.points.names)}"
-            )
+        check_fallback(self.fallback, self.points)
         if not 0 < self.power_high_w < np.inf:
             raise ConfigError(f"power_high_w: must be above 0, not {self.power_high_w}")
         check_layers(self.weights, self.biases, self.activation, len(INPUTS), len(self.points))
@@ -161,10 +159,8 @@ class LearnedPolicy(PointPolicy):
     def __init__(self, network: Network, clock: Callable[[], float] = local_hour) -> None:
         super().__init__(network.points, clock)
         self.network = network
-        self._fallback = network.points.names.index(network.fallback)
-        self._known: NDArray[np.bool_]  # of the last choice, what `reason` tells
-        self._inputs: Floats
-        self._low, self._high = network.low - np.float32(SLACK), network.high + np.float32(SLACK)
+        low, high = network.low - np.float32(SLACK), network.high + np.float32(SLACK)
+        self._fallback = Fallback(network.fallback, network.points, INPUTS, low, high)
 
     @classmethod
     def load(cls, path: str | Path, clock: Callable[[], float] = local_hour) -> LearnedPolicy:
@@ -173,21 +169,8 @@ class LearnedPolicy(PointPolicy):
 
     def choose(self, seen: Seen) -> NDArray[np.intp]:
         inputs = rows(seen, len(self.points), self.network.power_high_w)
-        known = ((inputs >= self._low) & (inputs <= self._high)).all(1)
-        if known.all():
-            chosen = self.network.values(inputs).argmax(1)
-        else:
-            chosen = np.full(len(known), self._fallback)
-            chosen[known] = self.network.values(inputs[known]).argmax(1)
-        self._known, self._inputs = known, inputs
+        chosen = self._fallback.replace(self.network.values(inputs).argmax(1), inputs)
         return self.points.fitting(chosen, seen.memory_available)
 
     def reason(self, seen: Seen) -> str:
-        if self._known[0]:
-            return "learned"
-        outside = [
-            f"{name} {value:.2f} ({low:.2f}..{high:.2f})"
-            for name, value, low, high in zip(INPUTS, self._inputs[0], self._low, self._high, strict=True)
-            if not low <= value <= high
-        ]
-        return f"outside of what it was trained on: {', '.join(outside)}; {self.network.fallback} is the fallback"
+        return self._fallback.reason() or "learned"

@@ -56,12 +56,3 @@ def check_layers(
     for name, array in named(weights, biases).items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise ConfigError(f"{name}: finite float32 are expected")
-
-
-def check_range(low: Floats, high: Floats, inputs: int) -> None:
-    """Raises ConfigError unless these are the ends (inputs,) of ranges, finite float32."""
-    for name, array in (("low", low), ("high", high)):
-        if array.dtype != np.float32 or array.shape != (inputs,) or not np.isfinite(array).all():
-            raise ConfigError(f"{name}: ({inputs},) finite float32 are expected")
-    if (low > high).any():
-        raise ConfigError("low, high: low <= high is expected")

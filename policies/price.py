@@ -26,14 +26,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.errors import ConfigError, VersionError, WeightsError, nearest
+from caq.errors import ConfigError, VersionError, WeightsError
 from policies.arrays import read_arrays, write_arrays
-from policies.mlp import Floats, check_layers, check_range, forward, named
+from policies.fallback import Fallback, check_fallback, check_range
+from policies.mlp import Floats, check_layers, forward, named
+from policies.numbers import kind
 from policies.points import PointTable
 from policies.recall import HOURS, NAMES, Recall, Usual
 from policies.seen import PointPolicy, Seen, local_hour
 
-VERSION = 1
+VERSION = 2
 INPUTS = ("state_of_charge", "charging", "hour_sin", "hour_cos", "hour", *NAMES)
 #: A situation may be that far beyond those of training, of the width of an input's range.
 SLACK = 0.05
@@ -49,7 +51,7 @@ _KEYS = (
 @dataclass(frozen=True, eq=False)
 class PriceModel:
     """weights, biases: of each layer, (inputs, outputs) and (outputs,) float32, from the inputs to the price of a
-    millijoule in correct answers. activation: tanh or relu, between layers. low, high: (14,) range of the inputs in
+    millijoule in correct answers. activation: tanh or relu, between layers. low, high: (16,) range of the inputs in
     training. usual: of the devices it was trained on. idle_power_w: drawn without requests, >= 0. switch_cost: of a
     change of the point, >= 0, in correct answers over those asked for in the mean time between two decisions. fallback:
     name of the point to take outside the range. Raises ConfigError that names the array."""
@@ -67,10 +69,7 @@ class PriceModel:
     fallback: str
 
     def __post_init__(self) -> None:
-        if self.fallback not in self.points.names:
-            raise ConfigError(
-                f"fallback: no operating point {self.fallback!r}{nearest(self.fallback, self.points.names)}"
-            )
+        check_fallback(self.fallback, self.points)
         for name in ("idle_power_w", "switch_cost"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ConfigError(f"{name}: must be at least 0, not {getattr(self, name)}")
@@ -78,7 +77,7 @@ class PriceModel:
         check_range(self.low, self.high, len(INPUTS))
 
     def price(self, inputs: Floats) -> Floats:
-        """(N,) of a millijoule, in correct answers, at least 0; inputs (N, 14)."""
+        """(N,) of a millijoule, in correct answers, at least 0; inputs (N, 16)."""
         return np.maximum(forward(inputs, self.weights, self.biases, self.activation)[:, 0], np.float32(0))
 
     def save(self, path: str | Path) -> None:
@@ -134,16 +133,12 @@ def read_price(path: str | Path) -> PriceModel:
 def inputs(
     state_of_charge: NDArray[np.float64], charging: NDArray[np.float64], hour: NDArray[np.float64], recall: Recall
 ) -> Floats:
-    """(N, 14) float32 rows of INPUTS; charge and charger 0..1, hour 0..24, (N,) each."""
-    found = np.empty((len(INPUTS), len(hour)), np.float32)
-    angle = hour * (2 * np.pi / 24)
-    found[0] = state_of_charge
-    found[1] = charging
-    found[2] = np.sin(angle)
-    found[3] = np.cos(angle)
-    found[4] = hour / 24
-    recall.inputs(found[5:])
-    return found.T
+    """(N, 16) float32 rows of INPUTS; charge and charger 0..1, hour 0..24, (N,) each."""
+    xp = recall.xp
+    hours = xp.of(hour)
+    angle = hours * (2 * np.pi / 24)
+    rows = (xp.of(state_of_charge), xp.of(charging), xp.sin(angle), xp.cos(angle), hours / 24, *recall.rows())
+    return np.array(rows, np.float32).reshape(len(INPUTS), -1).T
 
 
 class PricePolicy(PointPolicy):
@@ -154,9 +149,8 @@ class PricePolicy(PointPolicy):
 
     def __init__(self, model: PriceModel, clock: Callable[[], float] = local_hour) -> None:
         self.model = model
-        self._fallback = model.points.names.index(model.fallback)
         slack = SLACK * (model.high - model.low)
-        self._low, self._high = model.low - slack, model.high + slack
+        self._fallback = Fallback(model.fallback, model.points, INPUTS, model.low - slack, model.high + slack)
         self._minus_mj = model.points.energy_j * -1e3
         # (25, P + 1, P) accuracy, and what it gains to stay at the active point, by the hour: the fewer requests are
         # usual, the less another one could gain instead. The last row is for a point that is not known.
@@ -172,43 +166,37 @@ class PricePolicy(PointPolicy):
         return cls(read_price(path), clock)
 
     def start(self, devices: int) -> None:
+        self._xp = kind(devices)
+        self._energy_j = self._xp.table(self.points.energy_j)
         self._recall = Recall(self.model.usual, devices)
-        self._seen_s = np.full(devices, np.nan)
-        self._inside: NDArray[np.bool_]
+        self._seen_s = self._xp.of(np.full(devices, np.nan))
         self._inputs: Floats
         self._price: Floats
 
     def _remember(self, seen: Seen) -> None:
-        idle_w = self.model.idle_power_w
-        beyond = seen.power_w - idle_w
+        xp, idle_w = self._xp, self.model.idle_power_w
+        current = xp.of(seen.current)
+        beyond = xp.of(seen.power_w) - idle_w
         # Less than idle is drawn by a device that is off: what was asked of it then, it does not know.
-        measured = (beyond >= -0.5 * idle_w) & (seen.current >= 0)
-        rate = np.fmax(beyond, 0.0) / self.points.energy_j[seen.current]
-        self._recall.note(seen.time_s - self._seen_s, seen.hour, seen.charging, rate, measured)
-        self._seen_s = seen.time_s
+        measured = (beyond >= -0.5 * idle_w) & (current >= 0)
+        rate = xp.where(beyond > 0, beyond, 0.0) / self._energy_j[current]
+        time_s = xp.of(seen.time_s)
+        self._recall.note(time_s - self._seen_s, xp.of(seen.hour), xp.of(seen.charging), rate, measured)
+        self._seen_s = time_s
 
     def choose(self, seen: Seen) -> NDArray[np.intp]:
         self._remember(seen)
         self._inputs = x = inputs(seen.state_of_charge, seen.charging, seen.hour, self._recall)
-        self._inside = (x >= self._low) & (x <= self._high)
         self._price = self.model.price(x)
         worth = self._price[:, None] * self._minus_mj
-        worth += self._base[seen.hour.astype(np.intp), seen.current]
+        worth += self._base[self._xp.whole(self._xp.of(seen.hour)), self._xp.of(seen.current)]
         short = self.points.memory > seen.memory_available[:, None]
         lacks = np.count_nonzero(short)  # much faster than any()
         if lacks:
             worth[short] = -np.inf
-        chosen = worth.argmax(1)
-        if np.count_nonzero(self._inside) < x.size:
-            chosen[~self._inside.all(1)] = self._fallback
+        chosen = self._fallback.replace(worth.argmax(1), x)
         return self.points.fitting(chosen, seen.memory_available) if lacks else chosen
 
     def reason(self, seen: Seen) -> str:
-        if self._inside[0].all():
-            return f"charge {seen.state_of_charge[0]:.2f}: a millijoule is worth {self._price[0]:.2f} answers later"
-        outside = [
-            f"{name} {value:.2f} ({low:.2f}..{high:.2f})"
-            for name, value, low, high in zip(INPUTS, self._inputs[0], self._low, self._high, strict=True)
-            if not low <= value <= high
-        ]
-        return f"outside of what it was trained on: {', '.join(outside)}; {self.model.fallback} is the fallback"
+        worth = f"charge {seen.state_of_charge[0]:.2f}: a millijoule is worth {self._price[0]:.2f} answers later"
+        return self._fallback.reason() or worth

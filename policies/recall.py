@@ -2,7 +2,7 @@
 
     recall = Recall(usual, devices)
     recall.note(passed_s, hour, charging, requests_per_s, measured)    # at each decision
-    recall.inputs()                                                    # (9, N)
+    recall.rows()                                                      # of NAMES
 
 Only the past goes into it. It is kept from one day to the next, and takes as much memory after a year as at once.
 """
@@ -16,23 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq.errors import ConfigError
+from policies.numbers import kind
 
 HOURS = 24
 Floats = NDArray[np.float64]
 #: Time constants of the share of time on a charger, and of requests, s. Chosen on validation devices.
-CHARGER_S = np.array([[1.0], [4.0], [12.0], [60.0]]) * 3600
-REQUESTS_S = np.array([[0.25], [2.0], [8.0], [72.0]]) * 3600
-_MINUS_RATE = -1 / np.concatenate([CHARGER_S, REQUESTS_S, REQUESTS_S])
+CHARGER_S = (3600.0, 14400.0, 43200.0, 216000.0)
+REQUESTS_S = (900.0, 7200.0, 28800.0, 259200.0)
 #: Requests that are assumed beside those counted, as a share of what is usual in a time constant.
 PRIOR = 0.2
 #: s since the charger was last plugged in or out where nobody knows, and of which changes are seen on a log scale.
 UNKNOWN_S, RECENT_S = 3600.0, 600.0
+#: A charger that is shared is plugged in when something else on it runs down, say the owner's phone: its charge per
+#: hour off and on the charger, the latter up to and beyond 0.9, and where nobody knows. About the means of
+#: `simulators/traces/phone.yaml`.
+OTHER_OFF, OTHER_ON, OTHER_UNKNOWN = -0.115, (0.45, 0.18), 0.6
 #: s: what happened in a longer silence is not known.
 LONGEST_GAP_S = 1800.0
 NAMES = (
     "since_change",
-    *(f"charger_{s / 3600:g}h" for s in CHARGER_S[:, 0]),
-    *(f"load_{s / 3600:g}h" for s in REQUESTS_S[:, 0]),
+    "spell_before",
+    "other_charge",
+    *(f"charger_{s / 3600:g}h" for s in CHARGER_S),
+    *(f"load_{s / 3600:g}h" for s in REQUESTS_S),
 )
 
 
@@ -52,61 +58,58 @@ class Usual:
 
 
 class Recall:
-    """Of N devices that remember nothing yet, so that all is as usual."""
+    """Of N devices that remember nothing yet, so that all is as usual. What it takes and gives are arrays (N,), or
+    numbers if there is one device: `xp.of` makes them."""
 
     def __init__(self, usual: Usual, devices: int) -> None:
         self.usual = usual
-        self._rate = np.tile(usual.rate, 2)
-        # (12, N): shares of time on a charger; requests counted; requests usual at the same hours. As time passes they
-        # fade towards what the charger is at, and towards requests that are assumed.
-        prior = PRIOR * usual.rate.mean() * REQUESTS_S
-        self._towards = np.tile(np.concatenate([np.zeros_like(CHARGER_S), prior, prior]), devices)
-        self._kept = self._towards.copy()
-        self._kept[: len(CHARGER_S)] = usual.charging
-        self._since_s = np.full(devices, UNKNOWN_S)
-        self._charging, self._new = np.full(devices, np.nan), True
+        self.xp = xp = kind(devices)
+        self._rate = xp.table(np.tile(usual.rate, 2))
+        # Shares of time on a charger; requests counted, and usual at the same hours. As time passes they fade towards
+        # what the charger is at, and towards requests that are assumed.
+        self._prior = [float(PRIOR * usual.rate.mean() * s) for s in REQUESTS_S]
+        self._charged = [self._all(usual.charging, devices) for _ in CHARGER_S]
+        self._counted = [self._all(prior, devices) for prior in self._prior]
+        self._expected = [self._all(prior, devices) for prior in self._prior]
+        self._since_s, self._before_s = self._all(UNKNOWN_S, devices), self._all(UNKNOWN_S, devices)
+        self._other = self._all(OTHER_UNKNOWN, devices)
+        self._charging = self._all(np.nan, devices)
 
-    def note(
-        self, passed_s: Floats, hour: Floats, charging: Floats, requests_per_s: Floats, measured: NDArray[np.bool_]
-    ) -> None:
-        """Goes on by `passed_s` (N,) seconds, NaN or 0 where nobody knows, up to `hour` (N,), 0..24.
+    def _all(self, value: float, devices: int) -> Any:
+        return self.xp.of(np.full(devices, float(value)))
 
-        charging: (N,) 0 or 1, now; until now it was what was noted last. requests_per_s: (N,) finite, while time
-        passed. measured: (N,) whether that is known.
+    def note(self, passed_s: Any, hour: Any, charging: Any, requests_per_s: Any, measured: Any) -> None:
+        """Goes on by `passed_s` seconds, NaN or 0 where nobody knows, up to `hour`, 0..24.
+
+        charging: 0 or 1, now; until now it was what was noted last. requests_per_s: finite, while time passed.
+        measured: whether that is known.
         """
-        passed_s = np.fmax(passed_s, 0.0)
-        passed_s *= passed_s <= LONGEST_GAP_S
-        before = self._charging
-        if self._new:
-            before = np.where(np.isnan(before), charging, before)
-            self._new = False
-        kept, towards, count = self._kept, self._towards, len(CHARGER_S)
-        towards[:count] = before
-        kept -= towards
-        kept *= np.exp(passed_s * _MINUS_RATE)
-        kept += towards
+        xp = self.xp
+        passed_s = xp.where((passed_s > 0) & (passed_s <= LONGEST_GAP_S), passed_s, 0.0)
+        before = xp.where(self._charging >= 0, self._charging, charging)  # not NaN
+        self._charged = [
+            before + (kept - before) * xp.exp(passed_s / -s) for kept, s in zip(self._charged, CHARGER_S, strict=True)
+        ]
         counted_s = passed_s * measured
-        kept[count : 2 * count] += requests_per_s * counted_s
+        requests = requests_per_s * counted_s
         # In the middle of what passed, which may be yesterday.
-        kept[2 * count :] += self._rate[(hour - (passed_s / 7200 - HOURS)).astype(np.intp)] * counted_s
-        self._since_s += passed_s
-        self._since_s[charging != before] = 0.0
+        usual = self._rate[xp.whole(hour - (passed_s / 7200 - HOURS))] * counted_s
+        for i, (prior, s) in enumerate(zip(self._prior, REQUESTS_S, strict=True)):
+            fades = xp.exp(passed_s / -s)
+            self._counted[i] = prior + (self._counted[i] - prior) * fades + requests
+            self._expected[i] = prior + (self._expected[i] - prior) * fades + usual
+        gain = xp.where(before > 0, xp.where(self._other > 0.9, OTHER_ON[1], OTHER_ON[0]), OTHER_OFF)
+        self._other = xp.clip(self._other + gain * passed_s / 3600, 0.0, 1.0)
+        since_s, same = self._since_s + passed_s, charging == before
+        self._before_s = xp.where(same, self._before_s, since_s)
+        self._since_s = xp.where(same, since_s, 0.0)
         self._charging = charging
 
-    def inputs(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """(9, N) rows as in NAMES, float64 or written to `out`: log(1 + time since the charger was plugged in or out /
-        600 s), shares of time on it, and logs of requests over those usual at the same hours."""
-        count, kept = len(CHARGER_S), self._kept
-        if out is None:
-            out = np.empty((len(NAMES), kept.shape[1]))
-        out[0] = np.log1p(self._since_s / RECENT_S)
-        out[1 : 1 + count] = kept[:count]
-        out[1 + count :] = np.log(kept[count : 2 * count] / kept[2 * count :])
-        return out
-
-    def take(self, other: Recall, those: NDArray[np.bool_]) -> None:
-        """Remembers of `those` devices (N,) what another one does."""
-        self._kept[:, those] = other._kept[:, those]
-        self._since_s[those] = other._since_s[those]
-        self._charging[those] = other._charging[those]
-        self._new = True
+    def rows(self) -> list[Any]:
+        """As in NAMES: log(1 + time since the charger was plugged in or out / 600 s), and likewise for the spell before
+        that; the guessed charge of what else is on it, 0..1; shares of time on it; and logs of requests over those
+        usual at the same hours."""
+        xp = self.xp
+        load = (xp.log(counted / usual) for counted, usual in zip(self._counted, self._expected, strict=True))
+        spells = (xp.log1p(spell_s / RECENT_S) for spell_s in (self._since_s, self._before_s))
+        return [*spells, self._other, *self._charged, *load]

@@ -83,11 +83,13 @@ def _lyapunov(numbers: str, setting: Setting) -> Policy:
 
 
 def _learned(path: str, setting: Setting) -> Policy:
+    from policies.arrays import read_arrays
     from policies.learned import LearnedPolicy
 
     if not path:
         raise ConfigError("learned: name the file that training wrote, as learned:FILE.npz")
-    return LearnedPolicy.load(path, setting.hour)
+    # Training writes networks that choose a point, and prices, which know how usual requests are.
+    return _price(path, setting) if "rate" in read_arrays(path) else LearnedPolicy.load(path, setting.hour)
 
 
 def _oracle(argument: str, setting: Setting) -> Policy:

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("algorithm", choices=("ppo", "dqn", "price", "habits"))
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.npz")
     parser.add_argument("--steps", type=int, default=900_000, help="of ppo and dqn, of all devices together")
-    parser.add_argument("--rounds", type=int, default=3, help="of price")
+    parser.add_argument("--rounds", type=int, default=2, help="of price")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-devices", type=int, default=1024, help="devices whose days are drawn")
     parser.add_argument("--evaluate-every", type=int, default=73_728, metavar="STEPS")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from simulators.envs.scenario import Scenario, scenario
-from simulators.episodes import episodes
+from simulators.episodes import COLUMNS, episodes
 
 #: The first device of each split; devices are numbered, and another number is another device.
 FIRST = {"train": 0, "validation": 1_000_000, "held_out": 2_000_000}
@@ -36,6 +38,18 @@ def lives_of(split: str, devices: int, block: int = 0) -> Lives:
     now = HISTORY * whole.days.steps // (HISTORY + 1)
     parts = (whole.days.cut(0, now), whole.days.cut(now, whole.days.steps))
     return Lives(*(replace(whole, days=part) for part in parts))
+
+
+def each_day(lives: Lives) -> Scenario:
+    """All their days, those before too, as days of their own: the first of every device, then the second, and so on."""
+    steps = lives.days.days.steps
+
+    def rows(name: str) -> Any:
+        whole = np.concatenate([getattr(part.days, name) for part in lives], axis=1)
+        return np.concatenate(np.split(whole, whole.shape[1] // steps, axis=1))
+
+    columns: dict[str, Any] = {name: rows(name) for name in COLUMNS}
+    return replace(lives.days, days=replace(lives.days.days, **columns))
 
 
 def _scenario(split: str, devices: int, block: int, days: int) -> Scenario:

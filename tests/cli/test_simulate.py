@@ -1,6 +1,7 @@
 """`caq simulate` and `caq fleet` as they are called."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from caq import artifact
 from caq.costs import load_profile
 from simulators.device import PROFILES
+
+TRAINED = Path(__file__).parents[2] / "policies" / "trained"
 
 DAY = ("--step", "3600", "--rate", "0.01")
 
@@ -76,6 +79,19 @@ def test_predicted_and_observed_agree(call, tmp_path):
         assert policy["observed"]["executed"] == policy["served"] > 50_000
         assert policy["observed"]["accuracy"] == pytest.approx(policy["accuracy"], abs=0.01)
     assert sum(share > 0 for share in found["threshold"]["point_shares"].values()) > 1
+
+
+def test_the_learned_price_as_it_was_trained(call, tmp_path):
+    """An hour at the camera's own rate of requests, at last on the charger: no fallback, accuracy as predicted."""
+    pytest.importorskip("sklearn")
+    trace, price = tmp_path / "hour.csv", TRAINED / "camera-price.npz"
+    trace.write_text("t_s,charging\n" + "".join(f"{t},{int(t > 2400)}\n" for t in range(0, 3600, 60)))
+    options = ("--trace", trace, "--start-hour", "12", "--charge", "0.3", "--policy", f"learned:{price},price:{price}")
+    real = ("--execute", "--data", "digits", "--report", tmp_path / "r.html", "--json")
+    one, other = call("simulate", PROFILES / "digits.caq", *options, *real).json["policies"].values()
+    assert one == other and one["observed"]["executed"] == one["served"] > 50_000
+    assert one["observed"]["accuracy"] == pytest.approx(one["accuracy"], abs=0.01)
+    assert one["point_shares"]["w4a4"] < 0.9  # the fallback
 
 
 def test_text(simulate, files):

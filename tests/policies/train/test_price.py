@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from caq.errors import TrainingError
-from policies.evaluate import play
-from policies.price import INPUTS, read_price
+from policies.evaluate import of_policy, play
+from policies.price import INPUTS, PricePolicy, read_price
 from policies.recall import UNKNOWN_S
 from policies.seen import Seen
 from policies.train import price
 from policies.train.__main__ import main
-from policies.train.days import HISTORY, days_of, lives_of
+from policies.train.days import HISTORY, days_of, each_day, lives_of
 from policies.train.price import LEVELS, Hindsight, Run, situations, usual_of
 from simulators.world import World
-from tests.policies.worlds import CAMERA
+from tests.policies.worlds import CAMERA, model
 from tests.simulators import worlds
 
 pytest.importorskip("torch", reason="pip install 'caq[rl]'")
@@ -61,13 +61,32 @@ def test_hindsight_tells_what_the_world_returns() -> None:
 
 def test_situations_are_what_devices_know() -> None:
     lives = lives_of("train", 8)
-    found = situations(lives, usual_of(lives.days))
-    assert found.shape == (288, 8, len(INPUTS)) and np.isfinite(found).all()
-    forgets = np.arange(8) % price.FORGETFUL == 0
+    found, days = situations(lives, usual_of(lives.days)), each_day(lives)
+    assert found.shape == (288, 8 * (HISTORY + 1), len(INPUTS)) and np.isfinite(found).all()
     since = found[0, :, INPUTS.index("since_change")]
-    assert since[forgets] == pytest.approx(np.log1p(UNKNOWN_S / 600))
-    assert not np.isclose(since[~forgets], np.log1p(UNKNOWN_S / 600)).all()
-    np.testing.assert_array_equal(found[:, :, 1], lives.days.clock().charging.T)
+    assert since[:8] == pytest.approx(np.log1p(UNKNOWN_S / 600))  # the first day
+    assert not np.isclose(since[8:], np.log1p(UNKNOWN_S / 600)).all()
+    np.testing.assert_array_equal(found[:, :, 1], days.clock().charging.T)
+    policy, shown = PricePolicy(model()), []
+
+    def note(world: World, now: Seen) -> np.ndarray:
+        chosen = remembers(world, now)
+        shown.append(policy._inputs[:, INPUTS.index("charger_4h")])
+        return chosen
+
+    remembers = of_policy(policy, lives.before)
+    play(lives.days, np.ones(8), note)
+    # All but the requests, which devices measure.
+    charged = found[:, -8:, INPUTS.index("charger_4h")]
+    assert np.abs(np.stack(shown) - charged).max() < 0.01
+
+
+def test_days_are_taken_apart() -> None:
+    lives = lives_of("train", 3)
+    days = each_day(lives).days
+    assert len(days) == 3 * (HISTORY + 1)
+    np.testing.assert_array_equal(days.requests[:3], days_of("train", 3).days.requests)
+    np.testing.assert_array_equal(days.memory_available[-3:], lives.days.days.memory_available)
 
 
 def test_days_before_are_those_of_the_same_devices() -> None:
@@ -101,6 +120,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     code = main(["price", "--out", str(out), "--rounds", "1", "--train-devices", "8", "--held-out", "4"])
     result = json.loads(capsys.readouterr().out)
     assert code == 0 and len(result["validation"]) == 1 and result["held_out"]["price"] > 0
-    model = read_price(out)
-    assert model.points.names == CAMERA.names
-    assert (model.low <= model.high).all() and model.low[0] == 0 and model.high[0] == 1
+    made = read_price(out)
+    assert made.points.names == CAMERA.names
+    assert (made.low <= made.high).all() and made.low[0] == 0 and made.high[0] == 1
