@@ -19,7 +19,7 @@ from caq.errors import ConfigError
 from caq.model import Model
 
 #: Samples of the core set.
-CORE = 60
+CORE = 200
 PROTOCOLS = ("usc_had", "usc_had_inception_time", "kws12", "cifar10")
 
 
