@@ -101,7 +101,15 @@ class _QuantizeWeight(torch.autograd.Function):
         g_scale = g * torch.where(inside, middle - v, middle)
         dims = tuple(range(1, v.dim()))
         # A clipped weight may come back, but not move on: without that it would stay clipped for good.
-        return g * (inside | (g * v > 0)), g_scale.sum(dims, keepdim=True) / math.sqrt(v[0].numel() * 127), None
+        g_weight = g * (inside | (g * v > 0))
+        # Ranges follow the weights (Layer.scale), so a channel that is c times as large comes out c times as large, and
+        # what its size is worth is the sum of g * middle: nothing, where batch norm is behind it. What rounding and
+        # clipping put along the weights instead makes them smaller with every step, until they vanish.
+        along = (g * middle - g_weight * v).sum(dims, keepdim=True) / v.square().sum(dims, keepdim=True).clamp(
+            min=1e-12
+        )
+        g_weight = g_weight + along * v
+        return g_weight, g_scale.sum(dims, keepdim=True) / math.sqrt(v[0].numel() * 127), None
 
 
 def nested_values(codes: Tensor, width: int) -> Tensor:

@@ -252,6 +252,33 @@ def test_training_quantizes_weights_as_the_contract_says(width: int) -> None:
     assert torch.equal(nested_values(q.float(), width), m * unit)
 
 
+@pytest.mark.parametrize("width", [8, 5, 2])
+def test_the_gradient_along_a_channel_is_that_of_its_size(width):
+    """A channel that is c times as large, its range with it, gives c times the same, also where weights are clipped."""
+    torch.manual_seed(0)
+    weight, slope = torch.randn(6, 4, 3, 3, requires_grad=True), torch.randn(6, 4, 3, 3)
+
+    def quantized(w):
+        return quantize_weight(w, 1.5 * w.detach().square().flatten(1).mean(1).sqrt() / 127, width)
+
+    (slope * quantized(weight)).sum().backward()
+    found = (weight.grad * weight.detach()).flatten(1).sum(1)
+    assert torch.allclose(found, (slope * quantized(weight.detach())).flatten(1).sum(1), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(quantized(3 * weight), 3 * quantized(weight), rtol=1e-5)
+
+
+def test_weights_behind_batch_norm_do_not_shrink():
+    """What their size does is nothing, so no step may be along them, whatever rounding and clipping say."""
+    torch.manual_seed(0)
+    weight, x = torch.randn(6, 4, 1, 1, requires_grad=True), torch.randn(64, 4, 5, 5)
+    scale = 1.5 * weight.detach().square().flatten(1).mean(1).sqrt() / 127
+    y = torch.nn.functional.conv2d(x, quantize_weight(weight, scale, 2))
+    normed = torch.nn.functional.batch_norm(y, None, None, training=True, eps=1e-12)
+    (normed * torch.randn_like(normed)).sum().backward()
+    along = (weight.grad * weight.detach()).flatten(1).sum(1)
+    assert torch.allclose(along, torch.zeros(6), atol=1e-3 * float(weight.grad.norm()))
+
+
 def test_gradients_of_the_quantizers() -> None:
     quantizer = ActivationQuantizer(3, signed=False)
     quantizer.log_step.data.fill_(float(np.log(0.5)))
