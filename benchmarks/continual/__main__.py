@@ -37,9 +37,9 @@ from caq.progress import progress
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-def settings_of(method: str) -> dict[str, Any]:
+def settings_of(method: str, core: int) -> dict[str, Any]:
     """What a method's rows depend on, beside the protocol, the seed and the code."""
-    settings: dict[str, Any] = {"method": method, "core": CORE, "widths": WIDTHS}
+    settings: dict[str, Any] = {"method": method, "core": core, "widths": WIDTHS}
     if method in BACKPROP:
         settings |= {"rate": RATE, "epochs": EPOCHS}
     if method == "qzo":
@@ -49,9 +49,9 @@ def settings_of(method: str) -> dict[str, Any]:
     return settings
 
 
-def row_path(cache: Path, protocol: str, seed: int, method: str) -> Path:
+def row_path(cache: Path, protocol: str, seed: int, method: str, core: int) -> Path:
     """Where a method's finished rows are kept."""
-    digest = hashlib.sha256(json.dumps(settings_of(method), sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(settings_of(method, core), sort_keys=True).encode()).hexdigest()[:8]
     return cache / "rows" / f"{protocol}-{seed}-{method}-{digest}.json"
 
 
@@ -67,12 +67,12 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def collect(cache: Path, protocol: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def collect(cache: Path, protocol: str, seeds: Sequence[int], core: int) -> list[dict[str, Any]]:
     """All finished rows of methods with their settings of now."""
     rows = []
     for method in METHODS:
         for seed in seeds:
-            path = row_path(cache, protocol, seed, method)
+            path = row_path(cache, protocol, seed, method, core)
             if path.exists():
                 rows += [{"seed": seed, "method": method, **row} for row in json.loads(path.read_text())]
     return rows
@@ -85,36 +85,41 @@ def main() -> int:
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=["usc_had"])
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of sources, cores and streams")
+    parser.add_argument("--core", type=int, default=CORE, help="samples of the core set")
     args = parser.parse_args()
     (args.cache / "rows").mkdir(parents=True, exist_ok=True)
     for name in args.protocols:
-        wanted = [(s, m) for s in args.seeds for m in args.methods if not row_path(args.cache, name, s, m).exists()]
+
+        def rows_of(seed: int, method: str, name: str = name) -> Path:
+            return row_path(args.cache, name, seed, method, args.core)
+
+        wanted = [(s, m) for s in args.seeds for m in args.methods if not rows_of(s, m).exists()]
         with progress(name, len(wanted)) as advance:
             for seed in dict.fromkeys(seed for seed, _ in wanted):
                 protocol = protocol_of(name, args.folder, args.cache, seed)
-                start = start_of(protocol, seed)
+                start = start_of(protocol, seed, args.core)
                 for method in [m for s, m in wanted if s == seed]:
                     rows = follow(protocol, start, METHODS[method])
-                    row_path(args.cache, name, seed, method).write_text(json.dumps(rows))
+                    rows_of(seed, method).write_text(json.dumps(rows))
                     advance(f"{seed} {method}")
-        write(name, args.seeds, collect(args.cache, name, args.seeds))
+        write(name, args.seeds, args.core, collect(args.cache, name, args.seeds, args.core))
     return 0
 
 
-def write(protocol: str, seeds: Sequence[int], rows: list[dict[str, Any]]) -> None:
+def write(protocol: str, seeds: Sequence[int], core: int, rows: list[dict[str, Any]]) -> None:
     """The results of a protocol, and their picture."""
     lines = table(rows)
     result = {
         "command": f"python -m benchmarks.continual --folder DATA --protocols {protocol} "
-        f"--seeds {' '.join(map(str, seeds))}",
+        f"--seeds {' '.join(map(str, seeds))}" + (f" --core {core}" if core != CORE else ""),
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
         "hours_of_steps": round(sum(row["seconds"] for row in rows) / 3600, 2),
         "widths": WIDTHS,
-        "settings": {method: settings_of(method) for method in dict.fromkeys(row["method"] for row in rows)},
+        "settings": {method: settings_of(method, core) for method in dict.fromkeys(row["method"] for row in rows)},
         "table": lines,
         "rows": rows,
     }
-    path = RESULTS / f"continual_{protocol}.json"
+    path = RESULTS / f"{f'core{core}_' if core != CORE else ''}continual_{protocol}.json"
     path.write_text(json.dumps(result, separators=(",", ":")).replace("},{", "},\n{") + "\n")
     plot(rows, protocol, path.with_suffix(".png"))
     for line in lines:

@@ -252,8 +252,8 @@ def test_rows_table_and_picture(protocol, start, tmp_path, monkeypatch):
     plot(rows, "waves", tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
     (tmp_path / "rows").mkdir()
-    command.row_path(tmp_path, "waves", 0, "ours").write_text(json.dumps([{"phase": "p"}]))
-    assert command.collect(tmp_path, "waves", [0]) == [{"seed": 0, "method": "ours", "phase": "p"}]
+    command.row_path(tmp_path, "waves", 0, "ours", 60).write_text(json.dumps([{"phase": "p"}]))
+    assert command.collect(tmp_path, "waves", [0], 60) == [{"seed": 0, "method": "ours", "phase": "p"}]
 
 
 def test_noise_and_corruptions_come_one_after_the_other(tmp_path, monkeypatch):
