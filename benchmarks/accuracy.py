@@ -4,11 +4,11 @@
     python -m benchmarks.accuracy --data kws12.npz --model ds_cnn --epochs 12 --domain 0
     python -m benchmarks.accuracy --data usc_had.npz --model resnet8 --epochs 6 --rotation 30
 
-Same network, initial weights, data, augmentation, epochs and schedule in every row; the float network and those of one
-width learn at twice the supernet's rate, as each does best on validation splits (docs/joint-training.md). Every
-quantized figure is measured on the test split by the integer reference engine; the float row is the float network's.
-No row chooses anything by the test split. Inputs have 8 bits in every row (the float network's too); the first layer
-therefore reads 8-bit activations at every width, and all layers, first and last included, switch their weights.
+Same network, initial weights, data, augmentation, epochs, rate and schedule in every row (docs/joint-training.md).
+Every quantized figure is measured on the test split by the integer reference engine; the float row is the float
+network's. No row chooses anything by the test split. Inputs have 8 bits in every row (the float network's too); the
+first layer therefore reads 8-bit activations at every width, and all layers, first and last included, switch their
+weights.
 
 Finished seeds are kept in --cache, and training resumes from its checkpoints there. The table goes to
 benchmarks/results/.
@@ -61,11 +61,6 @@ class FloatNetwork(nn.Module):
         return self.network(self.prepared.as_network_input(x))  # type: ignore[no-any-return]
 
 
-def baseline(config: TrainConfig) -> TrainConfig:
-    """The settings of the float network and of networks for one width: at a supernet's rate they learn less."""
-    return replace(config, learning_rate=2 * config.learning_rate)
-
-
 def float_accuracy(data: Dataset, model: str, config: TrainConfig, outputs: Outputs) -> float:
     """Test accuracy of the float network after the same training."""
     prepared = prepare(data, model, config.seed)
@@ -92,7 +87,7 @@ def run_seed(
     if "fp32" not in rows:
         started = time.monotonic()
         outputs = Outputs(cache / f"float-{seed}.pt")
-        keep("fp32", {"fp32": float_accuracy(data, args.model, baseline(config), outputs)}, started)
+        keep("fp32", {"fp32": float_accuracy(data, args.model, config, outputs)}, started)
     if "w8a8" not in rows:
         started = time.monotonic()
         model = train_model(data, args.model, config, outputs=Outputs(cache / f"supernet-{seed}.pt"))
@@ -105,7 +100,7 @@ def run_seed(
         if name not in rows:
             started = time.monotonic()
             outputs = Outputs(cache / f"alone-{width}-{seed}.pt")
-            model = train_model(data, args.model, baseline(config), (width,), (), outputs)
+            model = train_model(data, args.model, config, (width,), (), outputs)
             keep(name, {name: model.points[0].score}, started)
     return rows
 
@@ -190,7 +185,6 @@ def main() -> int:
     summary = {
         "command": command("accuracy", args) + " --alone" * args.alone + " --bars" * args.bars,
         "train_config": asdict(config),
-        "baseline_learning_rate": baseline(config).learning_rate,
         "test_samples": len(data.y_test),
         "versions": {"caq": caq.__version__, "torch": torch.__version__, "numpy": np.__version__},
         "threads": torch.get_num_threads(),

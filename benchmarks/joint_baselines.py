@@ -3,8 +3,7 @@
     python -m benchmarks.joint_baselines --data digits --model resnet8 --epochs 20 --seeds 0 1 2
     python -m benchmarks.joint_baselines --data usc_had.npz --model resnet8 --epochs 6 --rotation 30 --seeds 0 1 2
 
-Rows, each at the learning rate that was best for it on validation splits (docs/joint-training.md), with the same
-networks, initial weights, quantizers, augmentation, epochs and schedule:
+Rows, with the same networks, initial weights, quantizers, augmentation, epochs, rate and schedule:
 
     supernet, fp32, alone  those of `python -m benchmarks.accuracy`, with the same --cache
     any_precision, adabits all widths together, as `benchmarks/baselines` says
@@ -38,8 +37,8 @@ from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.pipeline import finish, prepare, train_model
 from caq.supernet.train import Outputs, TrainConfig
 
-#: Plan, and peak learning rate over the supernet's.
-JOINT = {"any_precision": (any_precision.PLAN, 2.0), "adabits": (adabits.PLAN, 2.0)}
+#: Plans by method.
+JOINT = {"any_precision": any_precision.PLAN, "adabits": adabits.PLAN}
 LONGER = 3
 ROWS = [*JOINT, "alone_3x"]
 
@@ -48,8 +47,7 @@ Row = dict[str, Any]  # point, accuracy: one model at one operating point
 
 def train_any(data: Dataset, args: argparse.Namespace, config: TrainConfig, method: str, cache: Path) -> list[Row]:
     """Trains one of JOINT; returns a row for each width."""
-    plan, faster = JOINT[method]
-    config = replace(config, learning_rate=faster * config.learning_rate)
+    plan = JOINT[method]
     prepared = prepare(data, args.model, config.seed)
     supernet = convert(prepared.network, prepared.example(), DEFAULT_WIDTHS)
     train_joint(supernet, prepared.train, config, plan, Outputs(cache / f"{method}-{config.seed}.pt"))
@@ -59,7 +57,7 @@ def train_any(data: Dataset, args: argparse.Namespace, config: TrainConfig, meth
 
 def train_longer(data: Dataset, args: argparse.Namespace, config: TrainConfig, width: int, cache: Path) -> list[Row]:
     """Trains a network for one width for LONGER times the epochs."""
-    config = replace(accuracy.baseline(config), epochs=LONGER * config.epochs)
+    config = replace(config, epochs=LONGER * config.epochs)
     outputs = Outputs(cache / f"alone_3x-{width}-{config.seed}.pt")
     model = train_model(data, args.model, config, (width,), (), outputs)
     return [{"point": model.points[0].name, "accuracy": model.points[0].score}]

@@ -164,7 +164,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, nargs="+", help="train for these folds, counted from 0; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", nargs="+", default=["recipe"], help=f"{', '.join([*ALONE, 'fp32', *VARIANTS])}")
-    parser.add_argument("--rates", type=float, nargs="+", default=[4e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[8e-3])
     parser.add_argument("--decays", type=float, nargs="+", default=[1e-2])
     parser.add_argument("--rotation", type=float, default=0.0, help="degrees by which training turns sensors' axes")
     parser.add_argument("--masking", type=float, default=0.0, help="share of rows and columns that training masks")

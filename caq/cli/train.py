@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of spectrograms, mask a band of rows and one of columns at random, each up to this share of them",
     )
-    add_training(parser, 4e-3, "saved after each epoch; resumed if it exists")
+    add_training(parser, 8e-3, "saved after each epoch; resumed if it exists")
     add_core(parser, "core-", required=False)
     parser.add_argument(
         "--flips",

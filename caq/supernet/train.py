@@ -41,6 +41,13 @@ Learn = Callable[[Tensor], None]
 StepFunction = Callable[[Tensor, Tensor, np.random.Generator, Learn], float]
 
 
+#: Of the learning rate, for learned ranges and steps. LSQ slows them by a scale of their gradients, but Adam's steps
+#: are as large whatever a gradient's size, and at the whole rate ranges narrow until a third of the weights is clipped.
+RANGE_RATE = 0.1
+#: Counts changes of training that no configuration shows; checkpoints of others are refused.
+_RECIPE = 2
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train. Same configuration, data and numbers of threads and processes: the same weights, bit for bit.
@@ -50,9 +57,8 @@ class TrainConfig:
 
     epochs: int = 30
     batch_size: int = 64
-    #: Its peak. A supernet of several widths updates its weights three times for each batch; a single width or a float
-    #: network, which do so once, learn better at twice this.
-    learning_rate: float = 4e-3
+    #: Its peak.
+    learning_rate: float = 8e-3
     weight_decay: float = 1e-2
     #: Share of the steps in which the learning rate rises to its peak; it falls to zero as a cosine afterwards.
     warm_up: float = 0.1
@@ -253,7 +259,7 @@ def train_steps(
             begin(epoch)
             for i, (x, y) in enumerate(train.epoch(config.batch_size, config.seed, epoch)):
                 for group in optimizer.param_groups:
-                    group["lr"] = _learning_rate(config, epoch * steps + i, config.epochs * steps)
+                    group["lr"] = group["rate"] * _learning_rate(config, epoch * steps + i, config.epochs * steps)
                 with shared(x, y, team) as (x, y, share):
                     loss = share.mean(step(x, y, rng, partial(learn, weight=share.weight)))
                 if not math.isfinite(loss):
@@ -272,11 +278,17 @@ def train_steps(
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights decay; biases, batch norms and steps do not."""
+    """Weights decay; biases, batch norms, ranges and steps do not. `rate`: what of the learning rate is a group's."""
     weights = [p for name, p in model.named_parameters() if name.endswith("weight") and p.dim() > 1]
-    chosen = {id(p) for p in weights}
+    ranges = [p for name, p in model.named_parameters() if name.endswith(("log_range", "log_step"))]
+    chosen = {id(p) for p in (*weights, *ranges)}
     rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [{"params": weights, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": weights, "weight_decay": weight_decay, "rate": 1.0},
+        {"params": rest, "weight_decay": 0.0, "rate": 1.0},
+        {"params": ranges, "weight_decay": 0.0, "rate": RANGE_RATE},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -291,7 +303,7 @@ def _identity(model: nn.Module, config: TrainConfig, train: Samples) -> str:
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     settings = asdict(config)
     del settings["rotation"], settings["masking"]  # the samples' digest has them
-    return json.dumps([settings, shapes, train.sha256], sort_keys=True)
+    return json.dumps([_RECIPE, settings, shapes, train.sha256], sort_keys=True)
 
 
 def _save(outputs: Outputs, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str, done: int) -> None:

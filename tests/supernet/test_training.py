@@ -16,7 +16,7 @@ from caq.costs import DEFAULT_BUDGETS, Budget, affordable_cost, relative_cost
 from caq.data import Dataset, load
 from caq.errors import ConfigError, DataError, TrainingError
 from caq.graph import LayerWidths
-from caq.supernet import convert
+from caq.supernet import convert, train
 from caq.supernet.batches import Samples
 from caq.supernet.gates import Gate
 from caq.supernet.heap import freed_memory_kept
@@ -265,6 +265,18 @@ def test_the_gradient_along_a_channel_is_that_of_its_size(width):
     found = (weight.grad * weight.detach()).flatten(1).sum(1)
     assert torch.allclose(found, (slope * quantized(weight.detach())).flatten(1).sum(1), rtol=1e-4, atol=1e-5)
     assert torch.allclose(quantized(3 * weight), 3 * quantized(weight), rtol=1e-5)
+
+
+def test_ranges_and_steps_learn_slowly():
+    nn = torch.nn
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    supernet = convert(network, torch.zeros(2, 3, 8, 8), (2, 8))
+    groups = train._groups(supernet, 0.01)
+    rates = {id(p): group["rate"] for group in groups for p in group["params"]}
+    named = dict(supernet.named_parameters())
+    assert {id(p) for p in named.values()} == rates.keys()
+    slow = {name for name, p in named.items() if rates[id(p)] == train.RANGE_RATE}
+    assert slow == {name for name in named if name.endswith(("log_range", "log_step"))} and len(slow) > 1
 
 
 def test_weights_behind_batch_norm_do_not_shrink():
