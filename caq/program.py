@@ -172,11 +172,6 @@ class Program:
         program.planes, program.plane_bytes = self._array("uint8_t[]", model.planes), model.planes.shape[1]
         return program
 
-    def _new(self, kind: str, count: int) -> Any:
-        memory = ffi.new(kind, count)
-        self._keep.append(memory)
-        return memory
-
     def _array(self, kind: str, array: NDArray[Any]) -> Any:
         """A pointer to the array's own bytes, which this object keeps."""
         pointer = ffi.from_buffer(kind, np.ascontiguousarray(array))

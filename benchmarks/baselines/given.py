@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.accuracy import FloatNetwork, baseline
+from benchmarks.accuracy import FloatNetwork
 from caq.data import Dataset
 from caq.graph import Assignment, Graph
 from caq.supernet import DEFAULT_WIDTHS, convert
@@ -78,7 +78,7 @@ def train(data: Dataset, model: str, config: TrainConfig, checkpoint: Path) -> G
     """Trains the float network as benchmarks.accuracy does, or takes it from where that has left it."""
     prepared = prepare(data, model, config.seed)
     trained = FloatNetwork(prepared)
-    train_float(trained, prepared.train, baseline(config), Outputs(checkpoint))
+    train_float(trained, prepared.train, config, Outputs(checkpoint))
     chosen = np.sort(np.random.default_rng([config.seed, 2]).permutation(len(data.y_train))[:CALIBRATION])
     return Given(
         data,
