@@ -21,12 +21,14 @@ A script of one's own trains within `joined`:
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
+from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -206,6 +208,8 @@ def joined() -> Iterator[Processes]:
         raise TrainingError(
             f"WORLD_SIZE is set, but {' and '.join(missing)} not: start with torchrun, or unset WORLD_SIZE"
         )
+    # DistributedDataParallel imports it, and the group of that moment stays the default argument of its functions.
+    import_module("torch.distributed.nn")
     try:
         dist.init_process_group("gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
@@ -213,6 +217,8 @@ def joined() -> Iterator[Processes]:
     try:
         yield processes()
     finally:
+        # Nothing may hold the group any longer: a thread that outlives the interpreter may abort the process.
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -100,6 +100,12 @@ def two_numbers(team: Processes) -> tuple[int, int]:
     return team.rank, team.count
 
 
+def gloo_threads() -> list[str]:
+    """Names of the threads of this process that gloo started."""
+    names = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
 def main(folder: Path) -> None:
     with joined() as team:
         result = {
@@ -109,8 +115,9 @@ def main(folder: Path) -> None:
             "of_the_first": two_numbers(team),
             "disagreement": disagreement(team),
             "failure": failure_of_the_first(team),
+            "threads_within": gloo_threads(),
         }
-        torch.save(result, folder / f"RESULT-{team.rank}.pt")
+    torch.save(result | {"threads": gloo_threads()}, folder / f"RESULT-{team.rank}.pt")
 
 
 if __name__ == "__main__":

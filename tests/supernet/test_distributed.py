@@ -70,6 +70,15 @@ def test_processes_hold_the_same_weights_and_resume_to_them(results: list[dict[s
         assert furthest(result["whole"], result["resumed"]) == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed by Linux's /proc")
+def test_no_thread_outlives_the_group(results: list[dict[str, Any]]) -> None:
+    """One that does now and then aborts the process at its end."""
+    alone, *two = results
+    assert alone["threads_within"] == []
+    for result in two:
+        assert result["threads_within"] and result["threads"] == []
+
+
 def test_what_the_first_process_returns_all_get(results: list[dict[str, Any]]) -> None:
     assert [result["of_the_first"] for result in results] == [(0, 1), (0, 2), (0, 2)]
 
