@@ -38,6 +38,20 @@ _GATE = -1
 _MOST_ASSIGNMENTS = 64
 
 
+class Kept(list[Any]):
+    """Memory that C structs point to, for as long as they do."""
+
+    def array(self, kind: str, array: NDArray[Any]) -> Any:
+        """A pointer to the array's own bytes, kept."""
+        self.append(ffi.from_buffer(kind, np.ascontiguousarray(array)))
+        return self[-1]
+
+    def new(self, kind: str, count: int) -> Any:
+        """Memory of zeros, kept."""
+        self.append(ffi.new(kind, count))
+        return self[-1]
+
+
 def layout_of(model: Model, isa: int) -> Layout:
     """The layout of a model for instruction set `isa`; of those made last, the same one. Raises SchemaError."""
     gates = tuple(sorted({p.gate.tensor for p in model.points if p.gate is not None}))
@@ -91,7 +105,7 @@ class Layout:
         isa: int,
     ) -> None:
         self._graph, self._scales, self._ratios, self._isa = graph, steps, ratios, isa
-        self._keep: list[Any] = []  # memory that C structs point to
+        self._kept = Kept()
         self._layers = {layer.op: layer for layer in graph.layers}
         self._root = _shared(graph)
         self._tensors = _tensors(graph, self._root)
@@ -186,7 +200,7 @@ class Layout:
         graph, steps = self._graph, self._scales
         op = graph.ops[index]
         sources, target = self._sources(index), self._target(index)
-        step.inputs = self._new("caq_view[]", len(sources))
+        step.inputs = self._kept.new("caq_view[]", len(sources))
         step.input_count = len(sources)
         for i, t in enumerate(sources):
             self.view(step.inputs[i], t)
@@ -214,10 +228,10 @@ class Layout:
         elif op.kind == "avg_pool":
             step.kind = lib.CAQ_AVG_POOL
             f = rescaling(op, graph, steps, op.inputs[0], index + 1)
-            step.requantize = self._array("int32_t[]", np.concatenate(_rows(f)))
+            step.requantize = self._kept.array("int32_t[]", np.concatenate(_rows(f)))
         else:
             step.kind = lib.CAQ_LOOKUP
-            step.tables = self._array("int16_t[]", np.concatenate([self._table(op, index, t) for t in op.inputs]))
+            step.tables = self._kept.array("int16_t[]", np.concatenate([self._table(op, index, t) for t in op.inputs]))
 
     def _fill_conv(self, step: Any, index: int, source: int) -> None:
         graph = self._graph
@@ -252,17 +266,6 @@ class Layout:
         codes = np.arange(256, dtype=np.int32)[:, None] - self._tensors[self._root[source]].zero
         out = self._tensors[self._target(index)]
         return (requantize(codes, f, op.low, op.high)[:, 0] + out.zero).astype(np.int16)
-
-    def _new(self, kind: str, count: int) -> Any:
-        memory = ffi.new(kind, count)
-        self._keep.append(memory)
-        return memory
-
-    def _array(self, kind: str, array: NDArray[Any]) -> Any:
-        """A pointer to the array's own bytes, which this object keeps."""
-        pointer = ffi.from_buffer(kind, np.ascontiguousarray(array))
-        self._keep.append(pointer)
-        return pointer
 
 
 def _rows(f: FixedPoint) -> list[NDArray[np.int32]]:

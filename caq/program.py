@@ -14,7 +14,7 @@ import numpy as np
 
 from caq.errors import ConfigError
 from caq.kernels import _native
-from caq.layout import SLACK, layout_of
+from caq.layout import SLACK, Kept, layout_of
 from caq.memory import ALIGNMENT, aligned
 from caq.model import Model
 
@@ -93,7 +93,7 @@ class Program:
         self.order, self.arena_bytes = layout.order, layout.arena_bytes
         self.peak_bytes, self.lower_bound_bytes = layout.peak_bytes, layout.lower_bound_bytes
         self.panel_bytes, self.requantize_bytes = layout.panel_bytes, layout.requantize_bytes
-        self._keep: list[Any] = []  # memory that C structs point to
+        self._kept = Kept()
         self._program = self._make_program()
         scratch = int(lib.caq_scratch_bytes(self.isa, self._program))
         self._program.scratch = aligned(self.arena_bytes)
@@ -162,21 +162,15 @@ class Program:
             period = s.channels
         program.scaling_period = period
         rows = [np.tile(row.astype(np.int32), period // s.channels) for row in (s.multiplier, s.offset, s.shift)]
-        program.scaling = self._array("int32_t[]", np.concatenate(rows))
-        program.resolution = self._array("float[]", np.tile(s.resolution, period // s.channels))
+        program.scaling = self._kept.array("int32_t[]", np.concatenate(rows))
+        program.resolution = self._kept.array("float[]", np.tile(s.resolution, period // s.channels))
         program.sample_bytes = int(np.prod(model.sample_shape)) * np.dtype(s.dtype).itemsize
-        program.gain, program.bias = self._array("int16_t[]", p.gain), self._array("int16_t[]", p.bias)
-        program.gain_exponent = self._array("int8_t[]", p.gain_exponent)
-        program.bias_exponent = self._array("int8_t[]", p.bias_exponent)
+        program.gain, program.bias = self._kept.array("int16_t[]", p.gain), self._kept.array("int16_t[]", p.bias)
+        program.gain_exponent = self._kept.array("int8_t[]", p.gain_exponent)
+        program.bias_exponent = self._kept.array("int8_t[]", p.bias_exponent)
         program.channels, program.layers = p.gain.shape[1], len(model.graph.layers)
-        program.planes, program.plane_bytes = self._array("uint8_t[]", model.planes), model.planes.shape[1]
+        program.planes, program.plane_bytes = self._kept.array("uint8_t[]", model.planes), model.planes.shape[1]
         return program
-
-    def _array(self, kind: str, array: NDArray[Any]) -> Any:
-        """A pointer to the array's own bytes, which this object keeps."""
-        pointer = ffi.from_buffer(kind, np.ascontiguousarray(array))
-        self._keep.append(pointer)
-        return pointer
 
     def make_arena(self) -> Any:
         """Memory for one inference."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.errors import WeightsError
+from caq.errors import ConfigError, VersionError, WeightsError
+from policies.points import PointTable
 
 MAX_BYTES = 4 << 20
 
@@ -23,8 +26,10 @@ class Arrays:
     def __iter__(self) -> Any:
         return iter(self._arrays)
 
-    def expect(self, names: set[str]) -> None:
-        """These, and no others."""
+    def expect(self, names: set[str], layers: bool = False) -> None:
+        """These, and no others; with `layers` also what `layers` returns."""
+        if layers:
+            names = names | {f"{kind}_{i}" for i in range(self._layer_count()) for kind in ("weight", "bias")}
         if wrong := sorted(names ^ set(self._arrays)):
             self._fail(wrong[0], "is missing" if wrong[0] in names else "is unknown")
 
@@ -56,6 +61,19 @@ class Arrays:
             self._fail(name, "one number is expected")
         return float(array)
 
+    def points(self) -> PointTable:
+        """Of the arrays `points`, `accuracy`, `energy_j` and `memory`. Raises ConfigError too."""
+        return PointTable(self.texts("points"), *(self.floats(name) for name in ("accuracy", "energy_j", "memory")))
+
+    def layers(self) -> tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]]:
+        """The arrays `weight_0`, `weight_1`, ... and `bias_0`, `bias_1`, ..."""
+        indices = range(self._layer_count())
+        weights = tuple(self.floats(f"weight_{i}") for i in indices)
+        return weights, tuple(self.floats(f"bias_{i}") for i in indices)
+
+    def _layer_count(self) -> int:
+        return sum(name.startswith("weight_") for name in self)
+
     def _get(self, name: str) -> NDArray[Any]:
         if name not in self._arrays:
             self._fail(name, "is missing")
@@ -82,6 +100,22 @@ def read_arrays(path: str | Path) -> Arrays:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile and numpy have a dozen ways to refuse hostile bytes
         raise WeightsError(f"{path}: is no file of a policy: {error}") from error
+
+
+@contextmanager
+def read_network_file(path: str | Path, version: int, names: tuple[str, ...]) -> Iterator[Arrays]:
+    """What the file of a network holds: `names`, of which `version` is checked, and layers.
+
+    Raises WeightsError that names the file, also on a ConfigError while it lasts; VersionError on another version.
+    """
+    arrays = read_arrays(path)
+    if (found := arrays.number("version")) != version:
+        raise VersionError(f"{path}: version {found:g} is not read by this caq, which reads version {version}")
+    arrays.expect(set(names), layers=True)
+    try:
+        yield arrays
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from None
 
 
 def write_arrays(path: str | Path, **arrays: Any) -> None:

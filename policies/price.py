@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from caq.errors import ConfigError, VersionError, WeightsError
-from policies.arrays import read_arrays, write_arrays
+from caq.errors import ConfigError
+from policies.arrays import read_network_file, write_arrays
 from policies.fallback import Fallback, check_fallback, check_range
 from policies.mlp import Floats, check_layers, forward, named
 from policies.numbers import kind
@@ -106,18 +106,11 @@ class PriceModel:
 def read_price(path: str | Path) -> PriceModel:
     """Reads a file of `PriceModel.save`. Raises WeightsError that names the file and the array, VersionError on a file
     of another version."""
-    arrays = read_arrays(path)
-    if (version := arrays.number("version")) != VERSION:
-        raise VersionError(f"{path}: version {version:g} is not read by this caq, which reads version {VERSION}")
-    layers = sum(name.startswith("weight_") for name in arrays)
-    arrays.expect({*_KEYS, *(f"{kind}_{i}" for i in range(layers) for kind in ("weight", "bias"))})
-    try:
-        columns = (arrays.floats(name) for name in ("accuracy", "energy_j", "memory"))
+    with read_network_file(path, VERSION, _KEYS) as arrays:
         return PriceModel(
             arrays.text("source"),
-            PointTable(arrays.texts("points"), *columns),
-            tuple(arrays.floats(f"weight_{i}") for i in range(layers)),
-            tuple(arrays.floats(f"bias_{i}") for i in range(layers)),
+            arrays.points(),
+            *arrays.layers(),
             arrays.text("activation"),
             arrays.floats("low"),
             arrays.floats("high"),
@@ -126,8 +119,6 @@ def read_price(path: str | Path) -> PriceModel:
             arrays.number("switch_cost"),
             arrays.text("fallback"),
         )
-    except ConfigError as error:
-        raise WeightsError(f"{path}: {error}") from None
 
 
 def inputs(
