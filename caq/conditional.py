@@ -14,12 +14,13 @@ activation widths of layers after it that say what one of its layers writes (caq
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from caq.errors import AssignmentError, SchemaError
-from caq.graph import Assignment, Cost, Graph
+from caq.graph import Assignment, Cost, Graph, Layer
 from caq.plan import Parameters, only_readers
 from caq.record import NamedTuple
 
@@ -96,10 +97,7 @@ def check_prefix(graph: Graph, parameters: Parameters, gate: ConditionalGate) ->
         if layer.op >= gate.tensor:
             break
         span = slice(layer.first_channel, layer.first_channel + layer.channels)
-        rows = [
-            graph.widths.index(b.assignment[layer.index].weight) if b.parameter_set is None else b.parameter_set
-            for b in gate.branches
-        ]
+        rows = _rows(graph, gate, layer)
         for values, where in (
             (parameters.gain, span),
             (parameters.bias, span),
@@ -108,6 +106,24 @@ def check_prefix(graph: Graph, parameters: Parameters, gate: ConditionalGate) ->
         ):
             if (values[rows, where] != values[rows[0], where]).any():
                 raise SchemaError(f"layer {layer.name!r}: is before the gate, but its branches' gains or biases differ")
+
+
+def prefix_rows(graph: Graph, parameters: Parameters, gates: Iterable[ConditionalGate]) -> NDArray[np.bool_]:
+    """Which layers (sets, layers) are before some gate that takes branches with this set: alike in all of them."""
+    found = np.zeros((len(parameters.gain), len(graph.layers)), bool)
+    for gate in gates:
+        for layer in graph.layers:
+            if layer.op < gate.tensor:
+                found[_rows(graph, gate, layer), layer.index] = True
+    return found
+
+
+def _rows(graph: Graph, gate: ConditionalGate, layer: Layer) -> list[int]:
+    """The parameter set of a layer in each branch."""
+    return [
+        graph.widths.index(b.assignment[layer.index].weight) if b.parameter_set is None else b.parameter_set
+        for b in gate.branches
+    ]
 
 
 def _fixed_activations(graph: Graph, tensor: int) -> set[int]:

@@ -104,8 +104,8 @@ class Calibrator:
         self._factory = source if isinstance(source, Model) else load(source)
         if self._factory.task != "classify":
             raise UnsupportedError(f"a model that is to {self._factory.task}: calibration needs classes")
-        gated = any(point.gate is not None for point in self._factory.points)
-        if "flips" in config.rungs and gated:
+        gates = tuple(point.gate for point in self._factory.points if point.gate is not None)
+        if "flips" in config.rungs and gates:
             raise UnsupportedError("rungs: branches of conditional points share their first layers; leave flips out")
         check_core(core, self._factory)
         if not core.from_factory.any() or not (core.y != UNLABELLED).any():
@@ -122,7 +122,7 @@ class Calibrator:
         anchor = core.take(np.flatnonzero(core.from_factory))
         self._coded = coded(self._factory)
         self._judge = Judge(self._coded, anchor, seed=config.seed, limits=config.limits)
-        self._ladder = Ladder(self._coded, self._sets, anchor, config, gated)
+        self._ladder = Ladder(self._coded, self._sets, anchor, config, gates)
         self._learnt = self._ladder.prepared(self._learnt)
         self._watch = Watch(anchor.x, config.seed) if config.on_drift else None
         self._anchor = f"{zlib.crc32(anchor.x.tobytes() + anchor.y.tobytes()):08x}"

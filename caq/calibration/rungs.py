@@ -20,6 +20,7 @@ from caq.calibration.learnt import Learnt, classes
 from caq.calibration.sets import ParameterSet, blended, factory_head, logits, with_rows
 from caq.calibration.state import random_from_array, random_to_array
 from caq.calibration.statistics import Check, StatisticsRung
+from caq.conditional import ConditionalGate, prefix_rows
 from caq.errors import ConfigError, UnsupportedError
 from caq.model import Model
 from caq.plan import Parameters
@@ -49,22 +50,30 @@ Proposal = tuple[Learnt, Candidate, tuple[ParameterSet, ...]]
 class Ladder:
     """The rungs for a `coded` model with the factory's parameters.
 
-    sets: all of them; anchor: samples of the factory's core set. gated: whether points are conditional.
+    sets: all of them; anchor: samples of the factory's core set; gates: of conditional points. What is before a gate
+    stays as it is, as branches share it.
 
     headless: why the rung of the classifier is passed over, which its records say; None if it is not, or not asked for.
     """
 
     def __init__(
-        self, model: Model, sets: tuple[ParameterSet, ...], anchor: CoreSet, config: CalibratorConfig, gated: bool
+        self,
+        model: Model,
+        sets: tuple[ParameterSet, ...],
+        anchor: CoreSet,
+        config: CalibratorConfig,
+        gates: tuple[ConditionalGate, ...],
     ) -> None:
         self._model, self._sets, self._config = model, sets, config
-        self._statistics = StatisticsRung(model, anchor.x.astype(np.int16), config.prior, config.memory)
+        self._fixed = prefix_rows(model.graph, model.parameters, gates)
+        source = anchor.x.astype(np.int16)
+        self._statistics = StatisticsRung(model, source, config.prior, config.memory, self._fixed)
         labelled = anchor.y != UNLABELLED
         fit = np.flatnonzero(labelled & ~held_out(anchor.ids, config.seed))
         self._x, self._y = anchor.x[fit].astype(np.int16), anchor.y[fit]
         self._flips = self._flips_rung() if "flips" in config.rungs else None
         self.headless: str | None = None
-        self._head = self._head_rung(gated) if "head" in config.rungs else None
+        self._head = self._head_rung(bool(gates)) if "head" in config.rungs else None
 
     def _head_rung(self, gated: bool) -> HeadRung | None:
         try:
@@ -171,11 +180,12 @@ class Ladder:
         answers = np.concatenate([self._y, y])
         weights = np.concatenate([np.full(len(self._y), config.core_weight), np.ones(len(y))])
         proposed, past, done = now.parameters, now.biases, []
+        sets = tuple(which for which in self._sets if not self._fixed[which.row, layer.index])
         try:
-            found = logits(self._model.replace(parameters=proposed), self._sets, x, deadline.check)
+            found = logits(self._model.replace(parameters=proposed), sets, x, deadline.check)
         except OutOfTime:
             return now, self._toward(now, proposed), ()
-        for which in self._sets:
+        for which in sets:
             z, row = found[which.name] - output_biases(proposed, factory, layer, which.row), which.row
             a = past.a[row] + config.bias_prior * np.eye(z.shape[1])
             b = fit_biases(z, answers, weights, a, past.c[row])

@@ -33,11 +33,23 @@ class ParameterSet(NamedTuple):
 
 
 def parameter_sets(model: Model) -> tuple[ParameterSet, ...]:
-    """Every set of a model: the widths', with that width everywhere, then those of the points that have their own."""
+    """Every set of a model: the widths', with that width everywhere, then those of the points that have their own.
+
+    A conditional point has those of its branches, `name/0`, `name/1` and so on.
+    """
     graph = model.graph
     uniform = [ParameterSet(f"w{w}a{w}", row, graph.uniform(w)) for row, w in enumerate(graph.widths)]
-    own = {p.parameter_set: p for p in reversed(model.points) if p.parameter_set is not None}
-    return (*uniform, *(ParameterSet(p.name, row, p.assignment) for row, p in sorted(own.items())))
+    own: dict[int, ParameterSet] = {}
+    for point in model.points:
+        branches = (
+            [(point.name, point)]
+            if point.gate is None
+            else [(f"{point.name}/{i}", branch) for i, branch in enumerate(point.gate.branches)]
+        )
+        for name, part in branches:
+            if part.parameter_set is not None:
+                own.setdefault(part.parameter_set, ParameterSet(name, part.parameter_set, part.assignment))
+    return (*uniform, *(which for _, which in sorted(own.items())))
 
 
 def coded(model: Model) -> Model:
@@ -110,6 +122,8 @@ def blended(graph: Graph, old: Parameters, new: Parameters, share: float) -> Par
         span = slice(layer.first_channel, layer.first_channel + layer.channels)
         for row in range(len(old.gain)):
             (gain, bias), (gain_to, bias_to) = affine(old, layer, row), affine(new, layer, row)
+            if (gain == gain_to).all() and (bias == bias_to).all():
+                continue  # the same numbers in the same mantissas
             exponents = found.gain_exponent, found.bias_exponent
             found.gain[row, span], exponents[0][row, layer.index] = to_mantissas(gain + share * (gain_to - gain))
             found.bias[row, span], exponents[1][row, layer.index] = to_mantissas(bias + share * (bias_to - bias))

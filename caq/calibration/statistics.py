@@ -80,10 +80,14 @@ class StatisticsRung:
 
     source: (N, H, W, C) int16 codes of source samples, which statistics are brought back to; they are measured when a
     set first needs them. prior: the pseudo-count N; memory: the most samples that the running averages count as.
+    fixed: (S, L) layers that stay as they are.
     """
 
-    def __init__(self, model: Model, source: NDArray[np.int16], prior: float, memory: float) -> None:
+    def __init__(
+        self, model: Model, source: NDArray[np.int16], prior: float, memory: float, fixed: NDArray[np.bool_]
+    ) -> None:
         self._model, self._source_x, self._prior, self._memory = model, source, prior, memory
+        self._fixed = fixed
         graph: Graph = model.graph
         self._normed = [layer for layer in graph.layers if has_norm(model.parameters, graph, layer)]
         self._cuts = {layer.index: Cut(model, layer.index) for layer in self._normed}
@@ -92,7 +96,7 @@ class StatisticsRung:
     def source(self, which: ParameterSet, check: Check) -> dict[int, Moments]:
         """Moments of the source at a set, by layer; measured once."""
         known = self._source.setdefault(which.row, {})
-        for layer in self._normed:
+        for layer in self._layers(which):
             if layer.index not in known:
                 check()
                 known[layer.index] = self._measure(layer, self._model.parameters, which, self._source_x)
@@ -103,21 +107,25 @@ class StatisticsRung:
     ) -> tuple[Parameters, Running]:
         """`parameters` with this set calibrated on samples x (N, H, W, C) of the stream, and the averages with them.
 
-        Layers without batch norm keep what `parameters` has. check: may raise before each layer; nothing is changed.
+        Layers that are fixed or without batch norm keep what `parameters` has. check: may raise before each layer;
+        nothing is changed.
         """
         source, row, factory = self.source(which, check), which.row, self._model.parameters
         names = ("gain", "gain_exponent", "bias", "bias_exponent")
         found = parameters.replace(**{name: getattr(parameters, name).copy() for name in names})
-        for layer in self._normed:
+        for layer in self._layers(which):
             _copy_layer(found, factory, layer, row)
         count, mean, variance = float(running.count[row]), running.mean[row].copy(), running.variance[row].copy()
-        for layer in self._normed:
+        for layer in self._layers(which):
             check()
             now, span = self._measure(layer, found, which, x), _channels(layer)
             mean[span] = (count * mean[span] + len(x) * now.mean) / (count + len(x))
             variance[span] = (count * variance[span] + len(x) * now.deviation**2) / (count + len(x))
             self._restore(found, layer, row, source[layer.index], mean[span], variance[span], count + len(x))
         return found, running.with_set(row, min(count + len(x), self._memory), mean, variance)
+
+    def _layers(self, which: ParameterSet) -> list[Layer]:
+        return [layer for layer in self._normed if not self._fixed[which.row, layer.index]]
 
     def _measure(self, layer: Layer, p: Parameters, which: ParameterSet, x: NDArray[np.int16]) -> Moments:
         return measure_outputs(self._cuts[layer.index], p, which.assignment, which.row, x)

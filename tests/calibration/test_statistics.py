@@ -5,15 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from caq.calibration.calibrator import Calibrator
+from caq.calibration.config import CalibratorConfig
 from caq.calibration.cuts import Cut, measure_outputs
 from caq.calibration.deadline import OutOfTime
 from caq.calibration.norms import has_norm
 from caq.calibration.sets import coded, logits, parameter_sets
 from caq.calibration.statistics import Running, StatisticsRung
+from caq.conditional import prefix_rows
+from caq.engine import Engine
 from caq.errors import StateFormatError
 from caq.plan import affine
 from tests import models
-from tests.calibration.streams import drifted
+from tests.calibration.streams import core_of, drifted, source
+from tests.conditional_models import with_gate
 
 
 def made(seed=3, prior=1e-6):
@@ -21,14 +26,13 @@ def made(seed=3, prior=1e-6):
     x = models.samples(raw, 80)
     model = coded(raw)
     codes, stream = (raw.encode(a)[0].astype(np.int16) for a in (x, drifted(x)))
-    return raw, model, x, codes, stream, StatisticsRung(model, codes, prior, 1000)
+    fixed = np.zeros((len(model.parameters.gain), len(model.graph.layers)), bool)
+    return raw, model, x, codes, stream, StatisticsRung(model, codes, prior, 1000, fixed)
 
 
 def test_a_coded_model_answers_as_the_model_does():
     raw, model, x, codes, *_ = made()
     program_answers = logits(model, parameter_sets(raw), codes)
-    from caq.engine import Engine
-
     engine = Engine(raw)
     for which in parameter_sets(raw):
         engine.select(which.name)
@@ -110,3 +114,33 @@ def test_bad_averages_are_refused():
     for name, value in (("count", -np.ones(4)), ("variance", good.variance - 1), ("mean", good.mean[:, 1:])):
         with pytest.raises(StateFormatError):
             Running.from_arrays({**good.to_arrays(), name: value}, model.parameters)
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_branches_of_a_gate_keep_alike_what_they_share(seed, guarded):
+    """And each is calibrated behind the gate, at its own assignment."""
+    plain, x, y = source()
+    model = with_gate(plain, seed, 3)
+    gate = model.points[-1].gate
+    assert gate is not None
+    names = [f"conditional/{i}" for i, branch in enumerate(gate.branches) if branch.parameter_set is not None]
+    assert {which.name for which in parameter_sets(model)} >= set(names) and len(names) > 1
+    shared = prefix_rows(model.graph, model.parameters, [gate])
+    assert shared.any() and not shared.all()
+    config = CalibratorConfig(rungs=("statistics", "biases"), guarded=guarded, forgetting=9.0, max_ms=1e9)
+    calibrator = Calibrator(model, core_of(model, x, y), config=config)
+    for start in range(0, 120, 40):
+        calibrator.partial_fit(drifted(x[start : start + 40]), None)
+    engine = Engine(calibrator.model)  # refuses branches that differ before the gate
+    engine.select("conditional")
+    assert engine.run(x[:8]).shape[0] == 8
+    before, after = model.parameters, calibrator.model.parameters
+    changed = set()
+    for which in parameter_sets(model):
+        for layer in model.graph.layers:
+            span = slice(layer.first_channel, layer.first_channel + layer.channels)
+            same = np.array_equal(before.gain[which.row, span], after.gain[which.row, span])
+            assert same or not shared[which.row, layer.index]
+            changed |= set() if same else {which.name}
+    assert guarded or changed >= set(names)
