@@ -232,6 +232,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(bars)), [name for name, *_ in bars], fontsize=8)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xscale("log")
+    axes.set_xlim(right=1.3 * axes.get_xlim()[1])  # room for the last label
     axes.axvline(1, color="gray", linewidth=0.8, linestyle=":")
     axes.plot([], [], color="black", linewidth=2.5, label="floor")
     axes.plot([], [], color="tab:green", linewidth=2.5, label="goal")

@@ -103,6 +103,7 @@ class Program:
         self.arenas: list[Any] = []  # that no inference uses
         self.spare_outputs: list[tuple[NDArray[np.int16], Any]] = []
         self.outputs = math.prod(model.graph.shapes[-1])
+        self._rows = ffi.typeof(f"int16_t[][{self.outputs}]")
         if self.threads > 1:
             self._program.team = self._team = _start_team(self.threads)
 
@@ -190,8 +191,7 @@ class Program:
         """
         rows = max(1, min(64, _OUTPUTS_AT_ONCE // (2 * self.outputs)))
         y = np.empty((rows, self.outputs), np.int16)
-        start = ffi.from_buffer("int16_t[]", y)
-        first, *rest = ((row, start + i * self.outputs) for i, row in enumerate(y))
+        first, *rest = zip(y, ffi.from_buffer(self._rows, y), strict=True)
         self.spare_outputs.extend(rest)
         return first
 
