@@ -44,6 +44,8 @@ StepFunction = Callable[[Tensor, Tensor, np.random.Generator, Learn], float]
 #: Of the learning rate, for learned ranges and steps. LSQ slows them by a scale of their gradients, but Adam's steps
 #: are as large whatever a gradient's size, and at the whole rate ranges narrow until a third of the weights is clipped.
 RANGE_RATE = 0.1
+#: Networks of no wider width than that gain by narrowing: theirs learn at the whole rate (docs/joint-training.md).
+NARROW = 3
 #: Counts changes of training that no configuration shows; checkpoints of others are refused.
 _RECIPE = 2
 
@@ -282,11 +284,12 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     weights = [p for name, p in model.named_parameters() if name.endswith("weight") and p.dim() > 1]
     ranges = [p for name, p in model.named_parameters() if name.endswith(("log_range", "log_step"))]
     chosen = {id(p) for p in (*weights, *ranges)}
+    narrow = isinstance(model, Supernet) and max(model.widths) <= NARROW
     rest = [p for p in model.parameters() if id(p) not in chosen]
     groups = [
         {"params": weights, "weight_decay": weight_decay, "rate": 1.0},
         {"params": rest, "weight_decay": 0.0, "rate": 1.0},
-        {"params": ranges, "weight_decay": 0.0, "rate": RANGE_RATE},
+        {"params": ranges, "weight_decay": 0.0, "rate": 1.0 if narrow else RANGE_RATE},
     ]
     return [group for group in groups if group["params"]]
 

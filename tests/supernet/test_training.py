@@ -277,6 +277,8 @@ def test_ranges_and_steps_learn_slowly():
     assert {id(p) for p in named.values()} == rates.keys()
     slow = {name for name, p in named.items() if rates[id(p)] == train.RANGE_RATE}
     assert slow == {name for name in named if name.endswith(("log_range", "log_step"))} and len(slow) > 1
+    narrow = convert(network, torch.zeros(2, 3, 8, 8), (2, 3))
+    assert {group["rate"] for group in train._groups(narrow, 0.01)} == {1.0}
 
 
 def test_weights_behind_batch_norm_do_not_shrink():
