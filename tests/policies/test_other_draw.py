@@ -17,6 +17,8 @@ from policies.pacing import PacingPolicy, read_habits
 from policies.price import INPUTS, PricePolicy, read_price
 from policies.train.habits import habits_of
 from simulators.device import Device, read_device
+from simulators.envs.scenario import scenario as scenario_of
+from simulators.episodes import episodes
 from tests.policies.worlds import CAMERA, habits, model, seen
 from tests.simulators.worlds import days, scenario
 
@@ -85,6 +87,20 @@ def test_in_a_world_with_other_apps(make: Any) -> None:
         return policy._measured if isinstance(policy, PacingPolicy) else policy._inputs[:, INPUTS.index("load_2h")]
 
     np.testing.assert_allclose(found(0.3), found(0.0), rtol=1e-4)
+
+
+def test_on_the_phone_only_requests_are_counted() -> None:
+    """Generated days with screen and apps, minute by minute: what is counted over what was asked."""
+    s = scenario_of("phone", "camera", days=episodes(8, 0, 60.0, 30.0))
+    asked = s.days.requests[:, :-1].sum(1)
+
+    def counted(other: OtherDraw) -> Any:
+        policy = PacingPolicy(CAMERA, habits(other=other, memory_s=1e12))
+        assert not play(s, np.ones(8), of_policy(policy)).off_steps.any()
+        return policy._measured / asked
+
+    np.testing.assert_allclose(counted(OtherDraw.of(s.device)), 1.0, rtol=0.01)
+    assert counted(OtherDraw(s.device.idle_power_w)).min() > 2
 
 
 def test_habits_count_what_other_apps_need() -> None:
