@@ -41,8 +41,18 @@ def starts(scenario: Scenario, seed: int) -> NDArray[np.float64]:
     return np.random.default_rng(seed).uniform(*START_OF_CHARGE, len(scenario.days))
 
 
-def look(world: World, clock: Clock, power_w: NDArray[Any], busy: NDArray[Any], current: NDArray[np.intp]) -> Seen:
-    """What devices know before step `world.t`, as BatteryTrace shows it; all days of the clock, in their order."""
+def look(
+    world: World,
+    clock: Clock,
+    power_w: NDArray[Any],
+    busy: NDArray[Any],
+    apps_load: NDArray[Any],
+    current: NDArray[np.intp],
+) -> Seen:
+    """What devices know before step `world.t`, as BatteryTrace shows it; all days of the clock, in their order.
+
+    power_w, busy, apps_load: (N,) means of the last step; shares of it that inference and other apps took.
+    """
     t, count = world.t, len(current)
     time_s = t * world.days.step_s
     return Seen(
@@ -51,7 +61,8 @@ def look(world: World, clock: Clock, power_w: NDArray[Any], busy: NDArray[Any], 
         world.state.temperature_c[0].astype(np.float64),
         clock.memory_available[:, t],
         power_w.astype(np.float64),
-        np.minimum(busy, 1.0).astype(np.float64),
+        np.minimum(busy + apps_load, 1.0).astype(np.float64),
+        apps_load.astype(np.float64),
         clock.screen_brightness[:, t],
         np.full(count, time_s),
         np.full(count, (world.days.start_s + time_s) / 3600 % 24),
@@ -66,16 +77,16 @@ def play(scenario: Scenario, state_of_charge: NDArray[np.float64], choose: Choos
     world.reset(np.arange(count), state_of_charge)
     clock = s.clock()
     current = np.zeros(count, np.intp)
-    power, busy = world.given.other_w, np.zeros(count, np.float32)
+    power, busy, load = world.given.other_w, np.zeros(count, np.float32), world.given.apps_load
     sums = np.zeros((5, count))
     charge, points = [world.state.battery.state_of_charge], []
     while world.t < world.steps:
-        chosen = choose(world, look(world, clock, power, busy, current))
+        chosen = choose(world, look(world, clock, power, busy, load, current))
         switched = chosen != current
         outcome = world.step(chosen)
         good = outcome.served - outcome.late
         sums += s.reward(outcome, switched), outcome.off, good, good * outcome.accuracy, switched
-        power, busy, current = outcome.power_w, outcome.busy, chosen
+        power, busy, load, current = outcome.power_w, outcome.busy, outcome.apps_load, chosen
         charge.append(world.state.battery.state_of_charge)
         points.append(chosen)
     accuracy = sums[3] / np.maximum(sums[2], 1)

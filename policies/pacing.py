@@ -12,9 +12,10 @@ only a dear one will, little. The policy takes the point that maximises `accurac
 newsvendor's rule (Arrow, Harris and Marschak, Econometrica 19, 1951) for each point, and the price the mean over days
 of what it would be in hindsight.
 
-`load` is what it controls by: requests measured, from the power beyond idle over the energy of the active point, over
-those usual at the same hours; both are forgotten with a time constant and drawn to 1 by a prior, as the mean of a
-gamma-Poisson model (Gelman et al., "Bayesian Data Analysis", 3rd ed. 2013, sec. 2.6).
+`load` is what it controls by: requests measured, from the power beyond what the device draws besides
+(`policies.other_draw`) over the energy of the active point, over those usual at the same hours; both are forgotten with
+a time constant and drawn to 1 by a prior, as the mean of a gamma-Poisson model (Gelman et al., "Bayesian Data
+Analysis", 3rd ed. 2013, sec. 2.6).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from numpy.typing import NDArray
 
 from caq.errors import ConfigError, WeightsError
 from policies.arrays import read_arrays, write_arrays
+from policies.numbers import Arrays
+from policies.other_draw import DRAWS, OtherDraw
 from policies.points import PointTable
 from policies.seen import PointPolicy, Seen, local_hour
 
@@ -38,7 +41,7 @@ LEAST_LOAD = 0.2
 #: s: a silence of that length counts as one of no measurement.
 LONGEST_GAP_S = 1800.0
 _SHAPES = {"rate": 1, "energy_j": 1, "short": 4}
-_NUMBERS = ("idle_power_w", "off_cost", "memory_s", "prior_s")
+_NUMBERS = ("off_cost", "memory_s", "prior_s")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +50,8 @@ class Habits:
 
     source: where it comes from. rate: (24,) requests per second in each hour. energy_j: (E,) ascending, of a usual
     request. short: (2, 24, E, S) share of days, 0..1, in which charge did not last: off and on a charger, by the hour,
-    by energy, by state of charge on an even grid from 0 to 1. idle_power_w: drawn without requests. off_cost: what a
-    request costs that comes while the device is off, in correct answers, the lost answer apart. memory_s: time constant
+    by energy, by state of charge on an even grid from 0 to 1. other: drawn without requests. off_cost: what a request
+    costs that comes while the device is off, in correct answers, the lost answer apart. memory_s: time constant
     of the load's measurement. prior_s: seconds of usual requests that the usual load weighs as much as.
     """
 
@@ -56,7 +59,7 @@ class Habits:
     rate: Floats
     energy_j: Floats
     short: Floats
-    idle_power_w: float
+    other: OtherDraw
     off_cost: float
     memory_s: float
     prior_s: float
@@ -74,13 +77,13 @@ class Habits:
         if self.short.shape[:3] != expected or self.short.shape[3] < 2 or self.short.max() > 1:
             raise ConfigError(f"habits: short must be {expected} by at least 2, 0..1; it is {self.short.shape}")
         for name in _NUMBERS:
-            least = 0.0 if name in ("idle_power_w", "off_cost") else 1e-9
+            least = 0.0 if name == "off_cost" else 1e-9
             if not least <= getattr(self, name) < np.inf:
                 raise ConfigError(f"habits: {name} must be at least {least:g}, not {getattr(self, name)}")
 
     def write(self, path: str | Path) -> None:
         """Writes a file that `read_habits` reads, an .npz of the fields; `short` to a thousandth and a half."""
-        numbers = {name: np.float64(getattr(self, name)) for name in _NUMBERS}
+        numbers = {name: np.float64(getattr(self, name)) for name in _NUMBERS} | self.other.arrays()
         short = self.short.astype(np.float16)
         write_arrays(path, source=np.array(self.source), rate=self.rate, energy_j=self.energy_j, short=short, **numbers)
 
@@ -88,10 +91,11 @@ class Habits:
 def read_habits(path: str | Path) -> Habits:
     """Reads a file of `Habits.write`. Raises WeightsError that names the file and the array."""
     arrays = read_arrays(path)
-    arrays.expect({"source", *_SHAPES, *_NUMBERS})
+    arrays.expect({"source", *_SHAPES, *DRAWS, *_NUMBERS})
     rate, energy, short = (arrays.floats(name).astype(np.float64) for name in _SHAPES)
     try:
-        return Habits(arrays.text("source"), rate, energy, short, *(arrays.number(name) for name in _NUMBERS))
+        other, numbers = OtherDraw.read(arrays), (arrays.number(name) for name in _NUMBERS)
+        return Habits(arrays.text("source"), rate, energy, short, other, *numbers)
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from None
 
@@ -100,7 +104,7 @@ class PacingPolicy(PointPolicy):
     """See the module. Without power, time or charging it goes by the usual load, and as if off the charger."""
 
     needed = ("state_of_charge",)
-    fields = ("state_of_charge", "charging", "power_w", "time_s", "memory_available")
+    fields = ("state_of_charge", "charging", "power_w", "time_s", "memory_available", "screen_brightness", "apps_load")
 
     def __init__(self, points: PointTable, habits: Habits, clock: Callable[[], float] = local_hour) -> None:
         self.habits = habits
@@ -114,6 +118,7 @@ class PacingPolicy(PointPolicy):
 
     def start(self, devices: int) -> None:
         self._seen_s = np.full(devices, np.nan)
+        self._brightness = np.full(devices, np.nan)
         self._measured = np.zeros(devices)
         self._usual = np.zeros(devices)
 
@@ -125,14 +130,15 @@ class PacingPolicy(PointPolicy):
     def _measure(self, seen: Seen) -> None:
         h = self.habits
         passed = seen.time_s - self._seen_s
-        rate = np.maximum(seen.power_w - h.idle_power_w, 0.0) / self.points.energy_j[seen.current]
+        other_w = h.other.watts(Arrays, seen, self._brightness)
+        rate = np.maximum(seen.power_w - other_w, 0.0) / self.points.energy_j[seen.current]
         good = (passed > 0) & (passed <= LONGEST_GAP_S) & np.isfinite(rate) & (seen.current >= 0)
         passed = np.where(good, passed, 0.0)
         kept = np.exp(-passed / h.memory_s)
         self._measured = kept * self._measured + np.where(good, rate, 0.0) * passed
         hour = (seen.hour - passed / 7200) % HOURS  # in the middle of what passed
         self._usual = kept * self._usual + h.rate[hour.astype(np.intp)] * passed
-        self._seen_s = seen.time_s
+        self._seen_s, self._brightness = seen.time_s, seen.screen_brightness
 
     def short(self, seen: Seen) -> Floats:
         """(N, K) chance that the charge does not last, at the energy of each point on the hull."""

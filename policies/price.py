@@ -9,7 +9,8 @@ have returned in the rest of the day: the costate of optimal control (Bertsekas,
 Control", 4th ed. 2017, sec. 3.3). A situation is what a device can know: charge, charger, hour, and what it remembers
 of its charger and its requests (`policies.recall`).
 
-Requests are measured by the power beyond idle over the energy of the active point. Points that do not fit in memory are
+Requests are measured by the power beyond what the device draws besides (`policies.other_draw`) over the energy of the
+active point. Points that do not fit in memory are
 not considered. A point is kept unless another one gains more, of the requests that are usual at the hour, than the
 change costs. Where a situation lies outside of those it was trained on, the fallback is taken, and the reason says why.
 
@@ -31,17 +32,18 @@ from policies.arrays import read_network_file, write_arrays
 from policies.fallback import Fallback, check_fallback, check_range
 from policies.mlp import Floats, check_layers, forward, named
 from policies.numbers import kind
+from policies.other_draw import DRAWS, OtherDraw
 from policies.points import PointTable
 from policies.recall import HOURS, NAMES, Recall, Usual
 from policies.seen import PointPolicy, Seen, local_hour
 
-VERSION = 2
+VERSION = 3
 INPUTS = ("state_of_charge", "charging", "hour_sin", "hour_cos", "hour", *NAMES)
 #: A situation may be that far beyond those of training, of the width of an input's range.
 SLACK = 0.05
 #: Of the mean rate of requests, so that a quiet hour does not hold a point for ever.
 LEAST_BUSY = 0.05
-_NUMBERS = ("charging", "idle_power_w", "switch_cost")
+_NUMBERS = ("charging", *DRAWS, "switch_cost")
 _KEYS = (
     "version", "source", "activation", "low", "high", "fallback", "points", "accuracy", "energy_j", "memory", "rate",
     *_NUMBERS,
@@ -52,9 +54,9 @@ _KEYS = (
 class PriceModel:
     """weights, biases: of each layer, (inputs, outputs) and (outputs,) float32, from the inputs to the price of a
     millijoule in correct answers. activation: tanh or relu, between layers. low, high: (16,) range of the inputs in
-    training. usual: of the devices it was trained on. idle_power_w: drawn without requests, >= 0. switch_cost: of a
-    change of the point, >= 0, in correct answers over those asked for in the mean time between two decisions. fallback:
-    name of the point to take outside the range. Raises ConfigError that names the array."""
+    training. usual: of the devices it was trained on. other: drawn without requests. switch_cost: of a change of the
+    point, >= 0, in correct answers over those asked for in the mean time between two decisions. fallback: name of the
+    point to take outside the range. Raises ConfigError that names the array."""
 
     source: str
     points: PointTable
@@ -64,15 +66,14 @@ class PriceModel:
     low: Floats
     high: Floats
     usual: Usual
-    idle_power_w: float
+    other: OtherDraw
     switch_cost: float
     fallback: str
 
     def __post_init__(self) -> None:
         check_fallback(self.fallback, self.points)
-        for name in ("idle_power_w", "switch_cost"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ConfigError(f"{name}: must be at least 0, not {getattr(self, name)}")
+        if not 0 <= self.switch_cost < np.inf:
+            raise ConfigError(f"switch_cost: must be at least 0, not {self.switch_cost}")
         check_layers(self.weights, self.biases, self.activation, len(INPUTS), 1)
         check_range(self.low, self.high, len(INPUTS))
 
@@ -97,7 +98,7 @@ class PriceModel:
             high=self.high,
             rate=self.usual.rate,
             charging=np.float64(self.usual.charging),
-            idle_power_w=np.float64(self.idle_power_w),
+            **self.other.arrays(),
             switch_cost=np.float64(self.switch_cost),
             **named(self.weights, self.biases),
         )
@@ -115,7 +116,7 @@ def read_price(path: str | Path) -> PriceModel:
             arrays.floats("low"),
             arrays.floats("high"),
             Usual(arrays.floats("rate"), arrays.number("charging")),
-            arrays.number("idle_power_w"),
+            OtherDraw.read(arrays),
             arrays.number("switch_cost"),
             arrays.text("fallback"),
         )
@@ -136,7 +137,7 @@ class PricePolicy(PointPolicy):
     """See the module. Without power or time it goes by what it remembers."""
 
     needed = ("state_of_charge", "charging")
-    fields = ("state_of_charge", "charging", "power_w", "time_s", "memory_available")
+    fields = ("state_of_charge", "charging", "power_w", "time_s", "memory_available", "screen_brightness", "apps_load")
 
     def __init__(self, model: PriceModel, clock: Callable[[], float] = local_hour) -> None:
         self.model = model
@@ -160,20 +161,20 @@ class PricePolicy(PointPolicy):
         self._xp = kind(devices)
         self._energy_j = self._xp.table(self.points.energy_j)
         self._recall = Recall(self.model.usual, devices)
-        self._seen_s = self._xp.of(np.full(devices, np.nan))
+        self._seen_s = self._brightness = self._xp.of(np.full(devices, np.nan))
         self._inputs: Floats
         self._price: Floats
 
     def _remember(self, seen: Seen) -> None:
-        xp, idle_w = self._xp, self.model.idle_power_w
-        current = xp.of(seen.current)
-        beyond = xp.of(seen.power_w) - idle_w
+        xp, other = self._xp, self.model.other
+        current, power_w = xp.of(seen.current), xp.of(seen.power_w)
+        beyond = power_w - other.watts(xp, seen, self._brightness)
         # Less than idle is drawn by a device that is off: what was asked of it then, it does not know.
-        measured = (beyond >= -0.5 * idle_w) & (current >= 0)
+        measured = (power_w >= 0.5 * other.idle_power_w) & (current >= 0) & (beyond > -np.inf)  # nor NaN
         rate = xp.where(beyond > 0, beyond, 0.0) / self._energy_j[current]
         time_s = xp.of(seen.time_s)
         self._recall.note(time_s - self._seen_s, xp.of(seen.hour), xp.of(seen.charging), rate, measured)
-        self._seen_s = time_s
+        self._seen_s, self._brightness = time_s, xp.of(seen.screen_brightness)
 
     def choose(self, seen: Seen) -> NDArray[np.intp]:
         self._remember(seen)

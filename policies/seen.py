@@ -35,6 +35,7 @@ class Seen(NamedTuple):
     memory_available: NDArray[Any]
     power_w: NDArray[Any]
     cpu_load: NDArray[Any]
+    apps_load: NDArray[Any]
     screen_brightness: NDArray[Any]
     time_s: NDArray[Any]
     hour: NDArray[Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,21 +10,22 @@ from numpy.typing import NDArray
 
 from caq.errors import ConfigError
 from simulators.device import Device
-from simulators.episodes import DAY_S, Episodes, episodes, of_traces, request_times
+from simulators.episodes import DAY_S, Episodes, episodes, of_traces, recorded, request_times
 from simulators.traces import Trace, resample
 from simulators.workload import Requests, edges
+from simulators.world import apps_load
 
 #: What a recorded day has where its trace says nothing.
-UNRECORDED = {"charging": 0.0, "screen_brightness": 0.0, "memory_available": 1.0}
+UNRECORDED = {"charging": 0.0, "screen_brightness": 0.0, "memory_available": 1.0, "apps_load": 0.0}
 
 
 @dataclass(frozen=True, eq=False)
 class Day:
     """What happens to one device in T steps.
 
-    inputs: one day of T steps. sensed: charging, screen_brightness and memory_available as the device's sensors tell
-    them, (T,), NaN where they tell nothing. requests: in seconds since the day's beginning. state_of_charge: 0..1, at
-    the beginning. notes: what a reader should know of it.
+    inputs: one day of T steps. sensed: charging, screen_brightness, memory_available and apps_load as the device's
+    sensors tell them, (T,), NaN where they tell nothing. requests: in seconds since the day's beginning.
+    state_of_charge: 0..1, at the beginning. notes: what a reader should know of it.
     """
 
     inputs: Episodes
@@ -54,6 +54,7 @@ def generated_day(
         "charging": (inputs.charging[0] >= 0.5).astype(np.float64),
         "screen_brightness": inputs.screen_brightness[0],
         "memory_available": inputs.memory_available[0],
+        "apps_load": apps_load(device, inputs)[0],
     }
     notes = [f"The day is generated (device {number}, seed {seed}), not recorded."]
     if arrival_s is None:
@@ -75,7 +76,8 @@ def recorded_day(
     ambient_c: float = 20.0,
     arrival_s: NDArray[np.float64] | None = None,
 ) -> Day:
-    """The day of a trace: its charging, screen_brightness and memory_available; requests are made up, or recorded.
+    """The day of a trace: its charging, screen_brightness, memory_available and apps_load, as in `of_traces`; requests
+    are made up, or recorded.
 
     state_of_charge: by default the trace's first. start_s: time of the day at which the trace begins, 0..86400.
     arrival_s: (R,) recorded requests, ascending seconds since the trace began. Where the trace has a gap, sensors tell
@@ -89,7 +91,6 @@ def recorded_day(
         arrivals = request_times(0, seed, edges(steps * step_s, step_s, start_s), rate) - start_s
     else:
         arrivals = arrival_s
-    sensed = {name: even.columns.get(name, np.full(steps, math.nan)) for name in UNRECORDED}
     inputs = of_traces(
         [trace],
         _counts(arrivals, steps, step_s),
@@ -98,6 +99,9 @@ def recorded_day(
         ambient_c=ambient_c,
         start_s=start_s,
     )
+    sensed = {name: recorded(even, name) for name in UNRECORDED}
+    if not device.apps_power_w:  # it knows that there are no other apps
+        sensed["apps_load"] = apps_load(device, inputs)[0]
     if state_of_charge is None:
         known = even.columns.get("state_of_charge", np.empty(0))
         known = known[~np.isnan(known)]
@@ -105,8 +109,8 @@ def recorded_day(
             raise ConfigError(f"{trace.source}: has no state_of_charge to begin with; give one")
         state_of_charge = float(known[0])
     notes = [
-        f"{trace.source} is {'generated' if trace.generated else 'recorded'}; of it charging, screen and memory are "
-        f"used, and the charge at the beginning. Requests are {'made up' if arrival_s is None else 'recorded'}, "
+        f"{trace.source} is {'generated' if trace.generated else 'recorded'}; of it charging, screen, memory and load "
+        f"are used, and the charge at the beginning. Requests are {'made up' if arrival_s is None else 'recorded'}, "
         "battery and heat simulated."
     ]
     if arrival_s is not None:

@@ -134,9 +134,11 @@ class Device:
 
     battery, thermal: shipped profiles by name, or files. battery_capacity_ah: of one cell; the battery is scaled to it.
     idle_power_w: drawn while it is on. screen_power_w: more while the screen is on. bright_power_w: more at full
-    brightness. charger_power_w: what a charger gives. memory_bytes: of which a day's share is free. requests_per_s:
-    asked of it, the mean over days. queue_limit: requests that wait at most. deadline_s: after which an answer is late.
-    restart_above: state of charge (0..1) at which a device that went off starts again.
+    brightness. apps_power_w: more while other apps take the whole processor, and of that the share which they take; 0
+    on a device without other apps, whose load is 0 then as well. charger_power_w: what a charger gives. memory_bytes:
+    of which a day's share is free. requests_per_s: asked of it, the mean over days. queue_limit: requests that wait at
+    most. deadline_s: after which an answer is late. restart_above: state of charge (0..1) at which a device that went
+    off starts again.
     """
 
     title: str
@@ -146,6 +148,7 @@ class Device:
     idle_power_w: float
     screen_power_w: float
     bright_power_w: float
+    apps_power_w: float
     charger_power_w: float
     memory_bytes: float
     requests_per_s: float

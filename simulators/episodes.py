@@ -28,7 +28,7 @@ HOURLY = np.repeat([0.1, 0.6, 1.4, 1.2, 1.5, 1.7, 0.8], [6, 2, 4, 2, 4, 4, 2])
 #: Mean lengths of bursts of requests, and of what lies between them. Assumed.
 BURST_S, CALM_S = 1200.0, 13200.0
 Seeds = Sequence[np.random.SeedSequence]
-_SHARES = ("charging", "screen_on", "screen_brightness", "memory_available")
+_SHARES = ("charging", "screen_on", "screen_brightness", "memory_available", "apps_load")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +36,9 @@ class Episodes:
     """Inputs of D days in T steps each; arrays (D, T) float64. Raises TraceError that names column, day and step.
 
     step_s: seconds of a step, > 0. charging, screen_on: share of the step, 0..1. screen_brightness: mean over the step,
-    0..1. memory_available: share of the device's memory that other programs leave, 0..1. ambient_c: -40..80. requests:
-    inferences asked for in the step, >= 0. generated: whether a program made them up. start_s: when days begin, seconds
-    after midnight.
+    0..1. memory_available: share of the device's memory that other programs leave, 0..1. apps_load: share of its
+    processor that they take, 0..1. ambient_c: -40..80. requests: inferences asked for in the step, >= 0. generated:
+    whether a program made them up. start_s: when days begin, seconds after midnight.
     """
 
     step_s: float
@@ -48,6 +48,7 @@ class Episodes:
     screen_on: NDArray[np.float64]
     screen_brightness: NDArray[np.float64]
     memory_available: NDArray[np.float64]
+    apps_load: NDArray[np.float64]
     ambient_c: NDArray[np.float64]
     requests: NDArray[np.float64]
     start_s: float = 0.0
@@ -109,7 +110,7 @@ def episodes(
 
     days: so many in a row of each, as one long row; the first ones are the same however many follow.
 
-    Charging, screen and memory are those of `simulators.traces.phone_days`; requests and weather are made up, see
+    Charging, screen, memory and load are those of `simulators.traces.phone_days`; requests and weather are made up, see
     below. requests_per_s: mean over devices and hours. A device's day depends on `seed` and its number alone. Raises
     ConfigError unless `step_s` is whole minutes that divide a day, and all else is as it should be.
     """
@@ -135,6 +136,7 @@ def episodes(
         screen_on=means(brightness > 0),
         screen_brightness=means(brightness),
         memory_available=means(columns["memory_available"]),
+        apps_load=means(columns["apps_load"]),
         ambient_c=np.tile(_ambient(weather, step_s), days),
         requests=_requests(busyness, hourly, bursts, edges(days * DAY_S, step_s), requests_per_s),
     )
@@ -149,7 +151,8 @@ def of_traces(
     ambient_c: float = 20.0,
     start_s: float = 0.0,
 ) -> Episodes:
-    """Recorded days, one of each trace: what it says of charging, screen_brightness and memory_available at each step.
+    """Recorded days, one of each trace: what it says of charging, screen_brightness, memory_available and apps_load at
+    each step. Where a trace has no apps_load, its cpu_load is taken for it.
 
     requests: (D, T), for the D traces and the T steps of the shortest one. fill: by column, the value to take in gaps,
     and where a trace has no such column. Raises TraceError that names trace, column and time of a gap that is not
@@ -163,7 +166,7 @@ def of_traces(
     def column(name: str) -> NDArray[np.float64]:
         rows = []
         for trace in even:
-            row = trace.columns.get(name, np.full(steps, np.nan))[:steps]
+            row = recorded(trace, name)[:steps]
             if name in (fill or {}):
                 row = np.where(np.isnan(row), (fill or {})[name], row)
             if np.isnan(row).any():
@@ -181,10 +184,18 @@ def of_traces(
         screen_on=(brightness > 0).astype(np.float64),
         screen_brightness=brightness,
         memory_available=column("memory_available"),
+        apps_load=column("apps_load"),
         ambient_c=np.full(brightness.shape, ambient_c),
         requests=np.asarray(requests, np.float64),
         start_s=start_s,
     )
+
+
+def recorded(trace: Trace, name: str) -> NDArray[np.float64]:
+    """(T,) a column of a trace, NaN if it has none. If it has no apps_load, all of its cpu_load is that of apps."""
+    if name == "apps_load" and name not in trace.columns:
+        name = "cpu_load"
+    return trace.columns.get(name, np.full(len(trace.times_s), np.nan))
 
 
 def _ambient(seeds: Seeds, step_s: float) -> NDArray[np.float64]:

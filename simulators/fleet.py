@@ -112,11 +112,13 @@ class Task(NamedTuple):
 
 
 class Active(NamedTuple):
-    """What a world does not know of the last step: points (N,) in force, mean power_w (N,), busy (N,) 0..1."""
+    """What a world does not know of the last step: points (N,) in force, mean power_w (N,), and the shares of it that
+    inference and other apps took, busy and apps_load (N,) 0..1."""
 
     points: NDArray[np.intp]
     power_w: NDArray[Any]
     busy: NDArray[Any]
+    apps_load: NDArray[Any]
 
 
 #: Points (N,) for the step to come.
@@ -180,7 +182,8 @@ def _day(s: Scenario, charge: NDArray[np.float64], choose: Chooser) -> NDArray[n
     count, step_s = len(charge), s.days.step_s
     world = World(s.costs, s.device, s.battery, s.thermal, s.days)
     world.reset(np.arange(count), charge)
-    active = Active(np.zeros(count, np.intp), world.given.other_w, np.zeros(count, np.float32))
+    first = world.given
+    active = Active(np.zeros(count, np.intp), first.other_w, np.zeros(count, np.float32), first.apps_load)
     sums = np.zeros((METRICS.index("lifetime_s"), count))
     lifetime_s = np.full(count, np.nan)
     while world.t < world.steps:
@@ -206,7 +209,7 @@ def _day(s: Scenario, charge: NDArray[np.float64], choose: Chooser) -> NDArray[n
             (world.state.battery.state_of_charge < 0.2) * step_s,
             s.reward(done, switched),
         )
-        active = Active(points, done.power_w, done.busy)
+        active = Active(points, done.power_w, done.busy, done.apps_load)
     return np.concatenate([sums, [lifetime_s, world.state.battery.state_of_charge]])
 
 

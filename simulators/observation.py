@@ -16,7 +16,7 @@
 | 9 | point | index of the active operating point, over P - 1 | first point | last point |
 
 Values beyond an end are put at the end. In a world, power and load are those of the last step, the mean over it, and
-load is the share of the time that inference took; the rest is of the moment.
+load is the share of the time that inference took, and other apps where there are any; the rest is of the moment.
 """
 
 from __future__ import annotations

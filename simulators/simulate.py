@@ -28,7 +28,7 @@ from simulators.day import Day
 from simulators.envs.scenario import Scenario
 from simulators.scalar import ScalarBattery, Scalars, ScalarThermal
 from simulators.workload import Queue, Server, edges
-from simulators.world import Choice, Outcome, Served, State, Surroundings, react, surroundings
+from simulators.world import Choice, OtherPower, Outcome, Served, State, Surroundings, other_power, react, surroundings
 
 #: States of charge below which time is counted.
 LIMITS = (0.5, 0.2, 0.1, 0.05)
@@ -52,9 +52,9 @@ class Step(NamedTuple):
 
     state_of_charge: 0..1, at its end. temperature_c: likewise. point: index of the operating point. queue: requests
     that wait at its end. requests: that came. served, late (among them), dropped: requests. accuracy: of the point,
-    0..1. executed, right: inferences that really ran, and gave the label. inference_j, power_w: energy of inference,
-    mean power drawn by all. charging: share of the step. off, throttled, over_memory: bool. reward: that of
-    caq/BatteryTrace-v0.
+    0..1. executed, right: inferences that really ran, and gave the label. inference_j, idle_j, screen_j, apps_j: energy
+    of inference, of the idle device, of its screen, of other apps. power_w: mean, drawn by all. charging: share of the
+    step. off, throttled, over_memory: bool. reward: that of caq/BatteryTrace-v0.
     """
 
     state_of_charge: float
@@ -69,6 +69,9 @@ class Step(NamedTuple):
     executed: int
     right: int
     inference_j: float
+    idle_j: float
+    screen_j: float
+    apps_j: float
     power_w: float
     charging: float
     off: bool
@@ -106,10 +109,12 @@ class Simulation:
         self._given = [
             Surroundings(*row) for row in zip(*(c[0].tolist() for c in surroundings(s.device, s.days)), strict=True)
         ]
+        idle, screen, apps = other_power(s.device, s.days)
+        self._other = [OtherPower(idle, *row) for row in zip(screen[0].tolist(), apps[0].tolist(), strict=True)]
         on = day.state_of_charge >= s.device.restart_above
         temperature = self._thermal.start(self._given[0].ambient_c)
         self._state = State(self._battery.start(day.state_of_charge), temperature, False, on, 0)
-        self._t, self._power_w, self._busy = 0, self._given[0].other_w, 0.0
+        self._t, self._power_w, self._load = 0, self._given[0].other_w, self._given[0].apps_load
 
     @property
     def t(self) -> int:
@@ -132,7 +137,10 @@ class Simulation:
 
     def read(self) -> Context:
         """What the device's sensors tell now; power and load are means of the last step."""
-        sensed = {name: float(column[self._t]) for name, column in self._day.sensed.items()}
+        last = max(self._t - 1, 0)
+        sensed = {
+            name: float(column[last if name == "apps_load" else self._t]) for name, column in self._day.sensed.items()
+        }
         known: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in sensed.items()}
         memory = known["memory_available"]
         return Context.from_values(
@@ -140,7 +148,7 @@ class Simulation:
             state_of_charge=self._state.battery.state_of_charge,
             power_w=self._power_w,
             temperature_c=self._state.temperature_c[0],
-            cpu_load=min(self._busy, 1.0),
+            cpu_load=min(self._load, 1.0),
             available_bytes=None if memory is None else memory * self._scenario.device.memory_bytes,
             time_s=self.time_s,
             **known,
@@ -209,13 +217,14 @@ class Simulation:
         done = Served(len(begun), late, dropped, server.waiting)
         physics = Scalars, self._battery, self._thermal, s.device, s.days.step_s
         self._state, outcome = react(*physics, state, choice, given, latency_s, done)
-        self._power_w, self._busy = outcome.power_w, outcome.busy
+        self._power_w, self._load = outcome.power_w, outcome.load
         return begun, outcome
 
     def _logged(self, outcome: Outcome, point: int, asked: int, ran: int, right: int, reward: float) -> Step:
         """Goes on to the next step."""
         state, given = self._state, self._scenario.days
         t, self._t = self._t, self._t + 1
+        other, on_s = self._other[t], 0.0 if outcome.off else given.step_s
         return Step(
             state.battery.state_of_charge,
             state.temperature_c[0],
@@ -229,6 +238,9 @@ class Simulation:
             ran,
             right,
             outcome.inference_j,
+            other.idle * on_s,
+            other.screen * on_s,
+            other.apps * on_s,
             outcome.power_w,
             float(given.charging[0, t]),
             bool(outcome.off),
@@ -248,7 +260,8 @@ def summary(log: Log) -> dict[str, Any]:
     | requests, served, late, dropped, waiting | counts; the late are among the served, waiting at the day's end |
     | accuracy | looked up, mean over what was served; None if nothing was |
     | observed | inferences that really ran: executed, right, accuracy, and low, high of its 95 % interval; or None |
-    | inference_j, energy_j | of inference, and of all |
+    | inference_j, idle_j, screen_j, apps_j | energy of inference, the idle device, its screen, other apps |
+    | energy_j | of all of these |
     | switches, failures | of the operating point; of the policy |
     | below_s | seconds with less charge than each of LIMITS |
     | off_s, throttled_s, over_memory_s | seconds |
@@ -268,7 +281,7 @@ def summary(log: Log) -> dict[str, Any]:
         "waiting": int(s.queue[-1]),
         "accuracy": float((s.served * s.accuracy).sum() / served) if served else None,
         "observed": {"executed": ran, "right": right, "accuracy": right / ran, **_wilson(right, ran)} if ran else None,
-        "inference_j": float(s.inference_j.sum()),
+        **{part: float(getattr(s, part).sum()) for part in ("inference_j", "idle_j", "screen_j", "apps_j")},
         "energy_j": float(s.power_w.sum() * step_s),
         "switches": len(log.switches),
         "failures": len(log.failures),

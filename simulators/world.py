@@ -4,7 +4,8 @@ In each step a device, at one point:
 
     serves      requests wait in a queue that is worked off at the point's latency; what waits past the deadline is
                 late, what finds the queue full, or the device off, is dropped
-    draws       idle power, the screen's, and the point's energy for each request served; a charger gives its power
+    draws       idle power, the screen's, that of other apps, and the point's energy for each request served; a charger
+                gives its power
     heats       by what it draws; above a limit it throttles, and latency grows
     drains      its battery; cut off, it is off until it is charged to `restart_above`
 
@@ -41,13 +42,26 @@ class Choice(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What a step is given, (N,): W, °C, bytes and counts; or (T, D) of all steps of all days."""
+    """What a step is given, (N,): W, °C, bytes and counts; or (T, D) of all steps of all days.
+
+    other_w: drawn beside inference while the device is on. apps_load: share of the processor that other apps take.
+    """
 
     charger_w: Any
     other_w: Any
     ambient_c: Any
     available_bytes: Any
     requests: Any
+    apps_load: Any
+
+
+class OtherPower(NamedTuple):
+    """Of what a device draws beside inference while it is on, W: idle, a number; screen with its brightness, and other
+    apps, (D, T)."""
+
+    idle: Any
+    screen: Any
+    apps: Any
 
 
 class State(NamedTuple):
@@ -75,7 +89,7 @@ class Outcome(NamedTuple):
 
     accuracy: of the point, 0..1. served, late (among the served), dropped: requests. busy: share of the step that
     inference took, 0..1. inference_j: its energy. power_w: drawn by all together, the mean. over_memory: the point
-    needed more than there was. off: the device was off.
+    needed more than there was. off: the device was off. apps_load: share of the processor that other apps took, 0..1.
     """
 
     accuracy: Any
@@ -87,6 +101,13 @@ class Outcome(NamedTuple):
     power_w: Any
     over_memory: Any
     off: Any
+    apps_load: Any
+
+    @property
+    def load(self) -> Any:
+        """What other apps and inference took together, (N,); may be above 1 where inference does not run on the
+        processor that apps do."""
+        return self.busy + self.apps_load
 
 
 def serve(
@@ -154,22 +175,33 @@ def react(
     )
     over_memory = on & (choice.resident_bytes > given.available_bytes)
     busy = done.served * latency_s / duration_s
-    outcome = Outcome(
-        choice.accuracy, done.served, done.late, done.dropped, busy, inference_j, power, over_memory, on == 0
-    )
+    served = choice.accuracy, done.served, done.late, done.dropped
+    outcome = Outcome(*served, busy, inference_j, power, over_memory, on == 0, on * given.apps_load)
     return after, outcome
 
 
 def surroundings(device: Device, days: Episodes) -> Surroundings:
     """Episodes in the units of a device, (D, T) float64."""
-    screen_w = device.screen_power_w * days.screen_on + device.bright_power_w * days.screen_brightness
+    other = other_power(device, days)
     return Surroundings(
         days.charging * device.charger_power_w,
-        device.idle_power_w + screen_w,
+        other.idle + other.screen + other.apps,
         days.ambient_c,
         days.memory_available * device.memory_bytes,
         days.requests,
+        apps_load(device, days),
     )
+
+
+def other_power(device: Device, days: Episodes) -> OtherPower:
+    """What a device draws beside inference in episodes, by part."""
+    screen = device.screen_power_w * days.screen_on + device.bright_power_w * days.screen_brightness
+    return OtherPower(device.idle_power_w, screen, device.apps_power_w * days.apps_load)
+
+
+def apps_load(device: Device, days: Episodes) -> NDArray[np.float64]:
+    """(D, T) load of other apps: none on a device that has no other apps, whatever the days say of phones."""
+    return days.apps_load * (device.apps_power_w > 0)
 
 
 class World:

@@ -25,7 +25,8 @@ def make_chooser(name: str, scenario: Scenario) -> Chooser:
     choose, clock = _of_name(name, scenario), scenario.clock()
 
     def chooser(world: World, active: Active) -> NDArray[np.intp]:
-        return choose(world, look(world, clock, active.power_w, active.busy, active.points))
+        seen = look(world, clock, active.power_w, active.busy, active.apps_load, active.points)
+        return choose(world, seen)
 
     return chooser
 

@@ -191,7 +191,7 @@ def _row(name: str, s: dict[str, Any], executed: bool) -> dict[str, object]:
         "accuracy": "-" if s["accuracy"] is None else percent(s["accuracy"]),
         **({"observed (95 %)": observed} if executed else {}),
         "energy J": number(s["energy_j"]),
-        "inference J": number(s["inference_j"]),
+        **{f"{part} J": number(s[f"{part}_j"]) for part in ("inference", "idle", "screen", "apps")},
         "switches": s["switches"],
         **{f"h below {percent(float(limit))}": f"{below / 3600:.1f}" for limit, below in s["below_s"].items()},
         "h too hot": f"{s['throttled_s'] / 3600:.1f}",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from caq.context.files import children, read_int, read_text
 from caq.context.reading import Quality, Reading, missing, sensed
+
+#: The unit of /proc/stat (USER_HZ, proc(5)).
+TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 def os_load() -> float | None:
@@ -19,38 +23,50 @@ def os_load() -> float | None:
 
 
 class LoadSource:
-    """Busy share of all cores since the reading before.
+    """Busy share of all cores since the reading before, and of that what other processes took than this one.
 
     Until there are two readings, and where /proc/stat may not be read (Android refuses it), the load average over the
-    number of cores stands in and is marked as estimated.
+    number of cores stands in and is marked as estimated; nothing then tells this process from others.
     """
 
     name = "load"
-    fields = ("cpu_load",)
+    fields = ("cpu_load", "apps_load")
 
-    def __init__(self, root: Path = Path("/"), fallback: Callable[[], float | None] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        fallback: Callable[[], float | None] | None = None,
+        own_s: Callable[[], float] = time.process_time,
+    ) -> None:
         self._root = root
         self._fallback = fallback
-        self._before: tuple[int, int] | None = None
+        self._own_s = own_s
+        self._before: tuple[float, float, float] | None = None
 
     def read(self) -> Mapping[str, Reading]:
         before, self._before = self._before, self._ticks()
         if before and self._before:
-            total, idle = (now - then for now, then in zip(self._before, before, strict=True))
+            total, idle, own = (now - then for now, then in zip(self._before, before, strict=True))
             # Counters step back when a core goes offline; then this interval says nothing.
             if total > 0 and 0 <= idle <= total:
-                return {"cpu_load": sensed("cpu_load", 1 - idle / total, "proc/stat")}
-        return {"cpu_load": self._average()}
+                busy = 1 - idle / total
+                others = max(0.0, busy - own / total)
+                return {
+                    "cpu_load": sensed("cpu_load", busy, "proc/stat"),
+                    "apps_load": sensed("apps_load", others, "proc/stat"),
+                }
+        unknown = "it takes two readings of /proc/stat to tell this process from others"
+        return {"cpu_load": self._average(), "apps_load": missing("apps_load", "proc/stat", unknown)}
 
-    def _ticks(self) -> tuple[int, int] | None:
-        """(all, idle) ticks since boot."""
+    def _ticks(self) -> tuple[float, float, float] | None:
+        """(all, idle) ticks since boot, and those of this process."""
         lines = (read_text(self._root / "proc/stat") or "").splitlines()
         # user nice system idle iowait irq softirq steal; the guest columns after them are already within user.
         columns = lines[0].split()[1:9] if lines and lines[0].startswith("cpu ") else []
         if len(columns) < 4 or not all(column.isdigit() for column in columns):
             return None
         ticks = [int(column) for column in columns]
-        return sum(ticks), sum(ticks[3:5])
+        return sum(ticks), sum(ticks[3:5]), self._own_s() * TICKS_PER_S
 
     def _average(self) -> Reading:
         words = (read_text(self._root / "proc/loadavg") or "").split()

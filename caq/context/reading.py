@@ -50,6 +50,7 @@ FIELDS: Mapping[str, FieldSpec] = {
     "memory_pressure": FieldSpec("1", 0.0, 1.0),
     "temperature_c": FieldSpec("°C", -40.0, 150.0),
     "cpu_load": FieldSpec("1", 0.0, 1.0, slack=0.1),
+    "apps_load": FieldSpec("1", 0.0, 1.0, slack=0.1),
     "cpu_frequency_hz": FieldSpec("Hz", 1.0, 1e11),
     "screen_brightness": FieldSpec("1", 0.0, 1.0),
     "time_s": FieldSpec("s", -math.inf, math.inf),
@@ -136,6 +137,7 @@ class Context:
     | memory_pressure | 1 | 0..1, share of the last 10 s in which some task waited for memory |
     | temperature_c | °C | -40..150 |
     | cpu_load | 1 | 0..1, busy share of all cores |
+    | apps_load | 1 | 0..1, the part of `cpu_load` that other processes take |
     | cpu_frequency_hz | Hz | of the fastest core |
     | screen_brightness | 1 | 0..1 |
     | time_s | s | monotonic clock, or the time of a trace; only differences have a meaning |
@@ -149,6 +151,7 @@ class Context:
     memory_pressure: Reading
     temperature_c: Reading
     cpu_load: Reading
+    apps_load: Reading
     cpu_frequency_hz: Reading
     screen_brightness: Reading
     time_s: Reading

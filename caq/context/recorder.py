@@ -98,7 +98,7 @@ class Recorder:
         """When the recording in the file was started, in seconds since 1970; notes its last time."""
         found = recording.read_csv(self.path)
         if tuple(found.columns) != recording.COLUMNS or found.generated:
-            raise TraceError(f"{self.path}: was not written by a recorder; give another name")
+            raise TraceError(f"{self.path}: was not written by a recorder of this version; give another name")
         with self.path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             if file.read() != b"\n":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.other_draw import OtherDraw
 from policies.pacing import HOURS, Habits
 from simulators.envs import Scenario
+from simulators.world import surroundings
 
 #: Of the energy of the cheapest and of the dearest point: how far loads go beyond 1.
 LOADS = (0.25, 4.0)
@@ -29,7 +31,7 @@ def habits_of(scenario: Scenario, memory_s: float = 21600.0, prior_s: float = 72
     grid = np.geomspace(energies.min() * LOADS[0], energies.max() * LOADS[1], ENERGIES)
     capacity_j = scenario.battery.energy_j * EFFICIENCY
     charged_j = days.charging * device.charger_power_w * days.step_s
-    idle_j = device.idle_power_w * days.step_s
+    other_j = surroundings(device, days).other_w * days.step_s
     need = np.zeros((ENERGIES, len(days)))
     levels = np.linspace(0, capacity_j, LEVELS)
     # A need of all there is may be of more: a full battery does not meet it.
@@ -40,7 +42,7 @@ def habits_of(scenario: Scenario, memory_s: float = 21600.0, prior_s: float = 72
     counted = np.zeros((2, HOURS))
     for t in range(days.steps - 1, -1, -1):
         asked = days.requests[:, t] / busy
-        need = np.clip(need + idle_j + asked * grid[:, None] - charged_j[:, t], 0, capacity_j)
+        need = np.clip(need + other_j[:, t] + asked * grid[:, None] - charged_j[:, t], 0, capacity_j)
         for on in (0, 1):
             those = plugged[:, t] == on
             too_little[on, hour_of[t]] += _above(need[:, those], levels)
@@ -51,7 +53,7 @@ def habits_of(scenario: Scenario, memory_s: float = 21600.0, prior_s: float = 72
     # A mean step of requests that are dropped costs what they are worth, and the device's being off besides.
     off_cost = weights.dropped + weights.off
     source = f"{len(days)} days: {days.source}"
-    return Habits(source, rate, grid, short, device.idle_power_w, off_cost, memory_s, prior_s)
+    return Habits(source, rate, grid, short, OtherDraw.of(device), off_cost, memory_s, prior_s)
 
 
 def _above(need: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:

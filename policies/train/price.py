@@ -31,6 +31,7 @@ from caq.progress import progress
 from policies.arrays import read_arrays, write_arrays
 from policies.evaluate import fixed, of_policy, play, starts
 from policies.mlp import named
+from policies.other_draw import OtherDraw
 from policies.points import PointTable
 from policies.price import INPUTS, PriceModel, PricePolicy, inputs
 from policies.recall import HOURS, Recall, Usual
@@ -220,7 +221,7 @@ def export(layers: Any, scenario: Scenario, situation: Floats, usual: Usual, fal
         low,
         high,
         usual,
-        scenario.device.idle_power_w,
+        OtherDraw.of(scenario.device),
         scenario.weights.switch,
         fallback,
     )

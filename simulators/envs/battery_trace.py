@@ -37,7 +37,7 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     | 2 | temperature | 0: -20 °C | 1: 60 °C |
     | 3 | memory_available | 0 | 1: all of the device's memory |
     | 4 | power | 0 W | 1: `scenario.power_high_w` and more; mean of the last step |
-    | 5 | cpu_load | 0 | 1: inference took all of the last step |
+    | 5 | cpu_load | 0 | 1: inference and other apps took all of the last step |
     | 6 | screen_brightness | 0: off | 1 |
     | 7 | hour_sin | -1 | 1 |
     | 8 | hour_cos | -1 | 1 |
@@ -66,7 +66,7 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     ## Info
     `caq/served`, `caq/late`, `caq/dropped` (requests), `caq/accuracy`, `caq/busy` (0..1), `caq/inference_j`,
-    `caq/power_w`, `caq/off`, `caq/over_memory` of the step; after `reset`, `caq/day`.
+    `caq/power_w`, `caq/off`, `caq/over_memory`, `caq/apps_load` (0..1) of the step; after `reset`, `caq/day`.
 
     ## Arguments
     Those of `simulators.envs.scenario.scenario` by name, or `scenario` itself; `render_mode`.
@@ -114,7 +114,8 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._t, self._point, self._drawn = 0, 0, []
         if self.render_mode == "human":
             self.render()
-        return self._observation(self._given[0].other_w, 0.0), {"caq/day": day}
+        first = self._given[0]
+        return self._observation(first.other_w, first.apps_load), {"caq/day": day}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         t = self._t
@@ -141,10 +142,11 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             "caq/busy": outcome.busy,
             "caq/off": outcome.off,
             "caq/over_memory": outcome.over_memory,
+            "caq/apps_load": outcome.apps_load,
         }
-        return self._observation(outcome.power_w, outcome.busy), reward, False, t + 1 == len(self._given), info
+        return self._observation(outcome.power_w, outcome.load), reward, False, t + 1 == len(self._given), info
 
-    def _observation(self, power_w: float, busy: float) -> NDArray[np.float32]:
+    def _observation(self, power_w: float, load: float) -> NDArray[np.float32]:
         state = self._state
         charging, memory, brightness, sine, cosine = self._shown[min(self._t, len(self._shown) - 1)]
         row = (
@@ -153,7 +155,7 @@ class BatteryTraceEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             scaled_temperature(Scalars, state.temperature_c[0]),
             memory,
             min(power_w / self._power_high_w, 1.0),
-            min(busy, 1.0),
+            min(load, 1.0),
             brightness,
             sine,
             cosine,

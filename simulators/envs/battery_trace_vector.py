@@ -73,8 +73,8 @@ class BatteryTraceVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self._world.reset(days, charge)
         self._days = days.astype(np.intp)
         self._points = np.zeros(count, np.intp)
-        nothing = np.zeros(count, np.float32)
-        return self._observations(self._world.given.other_w, nothing), self._info({"caq/day": days})
+        given = self._world.given
+        return self._observations(given.other_w, given.apps_load), self._info({"caq/day": days})
 
     def step(
         self, actions: Actions
@@ -102,11 +102,12 @@ class BatteryTraceVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
                 "caq/busy": outcome.busy,
                 "caq/off": outcome.off,
                 "caq/over_memory": outcome.over_memory,
+                "caq/apps_load": outcome.apps_load,
             }
         )
-        return self._observations(outcome.power_w, outcome.busy), rewards, self._never.copy(), ended.copy(), info
+        return self._observations(outcome.power_w, outcome.load), rewards, self._never.copy(), ended.copy(), info
 
-    def _observations(self, power_w: NDArray[Any], busy: NDArray[Any]) -> Observations:
+    def _observations(self, power_w: NDArray[Any], load: NDArray[Any]) -> Observations:
         state, row = self._world.state, min(self._world.t, self._world.steps - 1)
         *of_day, sine, cosine = (column[row] for column in self._clock)
         charging, memory, brightness = (column.take(self._days) for column in of_day)
@@ -116,7 +117,7 @@ class BatteryTraceVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         fields[2] = scaled_temperature(np, state.temperature_c[0])
         fields[3] = memory
         np.minimum(power_w * self._scale[0], 1, out=fields[4], casting="same_kind")
-        np.minimum(busy, 1, out=fields[5], casting="same_kind")
+        np.minimum(load, 1, out=fields[5], casting="same_kind")
         fields[6] = brightness
         fields[7] = sine
         fields[8] = cosine

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caq.errors import ConfigError, MissingExtraError, nearest
+from simulators.world import Outcome
 
 if TYPE_CHECKING:
     from caq.graph import LayerWidths
@@ -58,7 +59,8 @@ class Canvas:
         top, middle, bottom = self.figure.subplots(3, 1, sharex=True, height_ratios=(2, 1.4, 1.4))
         days = scenario.days
         hours = (days.start_s + np.arange(len(steps)) * days.step_s) / 3600
-        charge, charger, point, _, accuracy, served, late, dropped, *_ = np.array(steps, np.float64).reshape(-1, 13).T
+        table = np.array(steps, np.float64).reshape(-1, 4 + len(Outcome._fields))
+        charge, charger, point, _, accuracy, served, late, dropped, *_ = table.T
         asked = np.maximum(served + dropped, 1)
         top.fill_between(hours, 0, 100, charger > 0, step="post", color="#f2c14e", alpha=0.35, lw=0, label="charger")
         top.plot(hours, 100 * charge, color="#1b6ca8", label="charge")

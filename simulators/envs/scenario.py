@@ -69,7 +69,7 @@ class Scenario:
         """W: everything on, and four times the mean of requests at the point that takes most."""
         d = self.device
         inference_w = 4 * d.requests_per_s * float(self.costs.energy_j.max())
-        return d.idle_power_w + d.screen_power_w + d.bright_power_w + inference_w
+        return d.idle_power_w + d.screen_power_w + d.bright_power_w + d.apps_power_w + inference_w
 
     def clock(self) -> Clock:
         """What steps show: arrays (D, T), of the hour (T,)."""

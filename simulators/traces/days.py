@@ -4,8 +4,9 @@ A phone is on its charger or off it, its screen on or off. Each of the four ways
 chance per minute: a base, times a factor each of the hour, of the state of charge, of the time since the last change
 and of the device. Charge drains at a rate of the device, faster with the screen on, and unevenly; it comes back at a
 rate of the device and of the session, tapering near full. Memory is not of phones but has the shape of virtual
-machines' memory: a Gaussian process of a fast and a slow part, bent to the recorded distribution. The numbers are
-fitted by `simulators.traces.fit`; how close the days are: `benchmarks/traces.py`. There is no temperature: none was
+machines' memory: a Gaussian process of a fast and a slow part, bent to the recorded distribution. Apps are as busy as
+the battery drains unevenly: nobody recorded their load, and their draw is most of what makes drain uneven. The numbers
+are fitted by `simulators.traces.fit`; how close the days are: `benchmarks/traces.py`. There is no temperature: none was
 recorded.
 """
 
@@ -35,6 +36,8 @@ from simulators.traces.trace import Trace
 
 STEP_S = 60.0
 DAY_STEPS = 1440
+#: Load of the apps of the median phone while its screen is off. Assumed.
+APPS_LOAD = 0.1
 #: How long a phone lives before its first row, so that no row knows how it began.
 WARM_UP_STEPS = DAY_STEPS
 #: Devices at a time: few enough for the processor's cache, many enough for numpy.
@@ -49,7 +52,7 @@ class Days:
     """What N generated devices report over T minutes.
 
     times_s: (T,) float64, seconds since the first midnight. columns: (N, T) float32 each: state_of_charge in steps of
-    0.01, charging 0 or 1, screen_brightness 0 while off, memory_available.
+    0.01, charging 0 or 1, screen_brightness 0 while off, memory_available, apps_load.
     """
 
     times_s: NDArray[np.float64]
@@ -78,7 +81,7 @@ def phone_days(devices: int, days: int = 1, seed: int = 0, first: int = 0, model
     steps = days * DAY_STEPS
     columns = {
         name: np.empty((devices, steps), np.float32)
-        for name in ("state_of_charge", "charging", "screen_brightness", "memory_available")
+        for name in ("state_of_charge", "charging", "screen_brightness", "memory_available", "apps_load")
     }
     for start in range(0, devices, BLOCK):
         block = slice(start, min(start + BLOCK, devices))
@@ -105,12 +108,13 @@ def _block(model: PhoneModel, devices: range, steps: int, seed: int) -> dict[str
     chance, normal = (np.ascontiguousarray(np.moveaxis(drawn, 0, -1)) for drawn in (chance, normal))
     own = own.T
     screen = _switched(model.screen_on, model.screen_off, own[:2], chance[:, 0])
-    level, charging = _battery(model, screen, own[2:6], chance[:, 1], normal)
+    level, charging, load = _battery(model, screen, own[2:6], chance[:, 1], normal)
     columns = {
         "state_of_charge": np.round(level, 2),
         "charging": charging,
         "screen_brightness": np.where(screen, _brightness(model.brightness, screen, own[6], normal[:, 2]), 0),
         "memory_available": _memory(model.memory, own[7], normal[:, 3:]),
+        "apps_load": load,
     }
     return {name: column[WARM_UP_STEPS:].T for name, column in columns.items()}
 
@@ -151,8 +155,12 @@ def _switched(on: Hazard, off: Hazard, scores: NDArray[np.float64], chance: Floa
 
 def _battery(
     model: PhoneModel, screen: Flags, scores: NDArray[np.float64], chance: Floats, normal: Floats
-) -> tuple[Floats, Floats]:
-    """State of charge and charging, (total, n) each, of devices that begin half charged and off their chargers."""
+) -> tuple[Floats, Floats, Floats]:
+    """State of charge, charging and load, (total, n) each, of devices that begin half charged and off their chargers.
+
+    The load is APPS_LOAD times what drain is over that of the median device with its screen off and its charge between
+    low and full.
+    """
     charge, drain = model.charge, model.drain
     hazards = _Hazards(model.plug, model.unplug, scores[:2])
     taper, saving = np.array(charge.level, np.float32), np.array(drain.level, np.float32)
@@ -163,7 +171,8 @@ def _battery(
     noise = np.float32(drain.noise_sigma) * normal[0, 0]
     level = np.full(len(noise), 0.5, np.float32)
     gain = np.zeros_like(level)
-    levels, chargings = np.empty_like(chance), np.empty_like(chance)
+    levels, chargings, loads = np.empty_like(chance), np.empty_like(chance), np.empty_like(chance)
+    load_of_loss = np.float32(APPS_LOAD * 60 / drain.per_hour)
     for step, (on, chances, normals) in enumerate(zip(screen, chance, normal, strict=True)):
         classes = level_class(level)
         charging, changed = hazards.step(step, chances, classes)
@@ -172,9 +181,11 @@ def _battery(
         if changed.any():
             gain[changed] = value_of(charge.per_hour, scores[2, changed], normals[1, changed]) / 60
         noise = keep * noise + fresh * normals[0]
-        lost = loss * np.exp(noise) * saving[classes] * np.where(on, np.float32(drain.screen), np.float32(1))
+        uneven, screened = loss * np.exp(noise), np.where(on, np.float32(drain.screen), np.float32(1))
+        loads[step] = np.minimum(load_of_loss * uneven * screened, 1)
+        lost = uneven * saving[classes] * screened
         level = np.clip(level + np.where(charging, gain * taper[classes], -lost), 0, 1)
-    return levels, chargings
+    return levels, chargings, loads
 
 
 def level_class(level: NDArray[np.floating]) -> NDArray[np.intp]:

@@ -7,6 +7,9 @@ from caq.context import Context, RecordedContext, recording
 from caq.context.recorder import Recorder
 from caq.errors import TraceError
 
+#: Of a moment at which nothing was known, its end missing.
+ROW = "0" + "," * (len(recording.COLUMNS) - 1)
+
 
 class Clock:
     """Both clocks of a machine; the monotonic one starts anywhere."""
@@ -103,10 +106,16 @@ def test_appending_to_nothing_begins(clock, path):
     [
         ("t_s,cpu_load\n0,0.5\n", "not written by a recorder"),
         ("", "is empty"),
-        (recording.head(recording.COLUMNS, {}) + recording.line([0] + [None] * 10), "no line '# started:"),
+        (recording.head(recording.COLUMNS, {}) + ROW + "\n", "no line '# started:"),
         (recording.head(recording.COLUMNS, {"started": "2026-11-21"}) + "0,0.5", "line 3 has 2 cells"),
-        (recording.head(recording.COLUMNS, {"started": "2026-11-21"}) + "0" + "," * 10, "no end, as if cut off"),
-        (recording.head(recording.COLUMNS, {"generated": "true"}) + "0" + "," * 10, "not written by a recorder"),
+        (
+            recording.head(recording.COLUMNS, {"started": "2026-11-21"}) + ROW,
+            "no end, as if cut off",
+        ),
+        (
+            recording.head(recording.COLUMNS, {"generated": "true"}) + ROW,
+            "not written by a recorder",
+        ),
     ],
 )
 def test_what_cannot_be_gone_on_with_stays_as_it_is(text, words, path):

@@ -1,5 +1,6 @@
 """Temperature, load, frequency, power and screen."""
 
+import os
 import shutil
 
 import pytest
@@ -77,6 +78,26 @@ def test_load_is_the_busy_share_between_two_readings(tmp_path):
     plant(tmp_path, {"proc/stat": "cpu  160 0 115 720 105 0 0 0 99 0"})
     second = load(source)
     assert (second.value, second.quality) == (0.75, Quality.MEASURED)
+
+
+def test_load_of_others_is_without_that_of_this_process(tmp_path):
+    own_s = iter([5.0, 5.25])
+    plant(tmp_path, {"proc/stat": "cpu  100 0 100 700 100"})
+    source = LoadSource(tmp_path, own_s=lambda: next(own_s))
+    assert source.read()["apps_load"].quality is Quality.MISSING
+    plant(tmp_path, {"proc/stat": "cpu  160 0 115 720 105"})
+    ticks = 0.25 * os.sysconf("SC_CLK_TCK")
+    assert source.read()["apps_load"].value == pytest.approx(0.75 - ticks / 100)
+
+
+def test_this_process_alone_is_no_load_of_others(tmp_path):
+    own_s = iter([0.0, 10.0])
+    plant(tmp_path, {"proc/stat": "cpu  0 0 0 100"})
+    source = LoadSource(tmp_path, own_s=lambda: next(own_s))
+    source.read()
+    plant(tmp_path, {"proc/stat": "cpu  50 0 0 150"})
+    second = source.read()
+    assert (second["cpu_load"].value, second["apps_load"].value) == (0.5, 0.0)
 
 
 def test_counters_that_step_back_are_not_a_load(tmp_path):

@@ -100,7 +100,6 @@ def test_the_shipped_habits_are_read() -> None:
         ({"short": np.full((2, 24, 12, 21), np.nan)}, "short"),
         ({"short": np.zeros((2, 24, 11, 21))}, "short"),
         ({"memory_s": 0.0}, "memory_s"),
-        ({"idle_power_w": float("nan")}, "idle_power_w"),
     ],
 )
 def test_impossible_habits(changes: dict[str, Any], message: str) -> None:

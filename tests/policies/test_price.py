@@ -161,7 +161,6 @@ def inputs_at(policy: PricePolicy, charge: float) -> Any:
         ({"activation": "gelu"}, "activation"),
         ({"fallback": "w1a1"}, "fallback"),
         ({"switch_cost": -1.0}, "switch_cost"),
-        ({"idle_power_w": float("nan")}, "idle_power_w"),
         ({"low": np.full(len(INPUTS), 20, np.float32)}, "low"),
         ({"high": np.ones(3, np.float32)}, "high"),
     ],

@@ -10,6 +10,7 @@ import numpy as np
 
 from policies.evaluate import Chooser, one_by_one
 from policies.learned import INPUTS, Network
+from policies.other_draw import OtherDraw
 from policies.pacing import Habits
 from policies.points import PointTable
 from policies.price import INPUTS as SITUATION
@@ -65,7 +66,7 @@ def model(seed: int = 0, **changes: Any) -> PriceModel:
         "low": np.full(len(SITUATION), -10, np.float32),
         "high": np.full(len(SITUATION), 10, np.float32),
         "usual": Usual(np.full(24, 30.0), 0.4),
-        "idle_power_w": 0.006,
+        "other": OtherDraw(0.006),
         "switch_cost": 0.01,
         "fallback": "w4a4",
     }
@@ -82,7 +83,7 @@ def habits(**changes: Any) -> Habits:
         "rate": np.full(24, 30.0),
         "energy_j": energy,
         "short": np.broadcast_to(short, (2, 24, *short.shape)).copy(),
-        "idle_power_w": 0.006,
+        "other": OtherDraw(0.006),
         "off_cost": 1.0,
         "memory_s": 21600.0,
         "prior_s": 7200.0,

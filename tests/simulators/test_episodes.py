@@ -82,6 +82,7 @@ def recorded(rows: int = 31, **columns: object) -> Trace:
         "charging": np.arange(rows) >= 10,
         "screen_brightness": np.linspace(0, 0.3, rows),
         "memory_available": np.full(rows, 0.5),
+        "apps_load": np.full(rows, 0.25),
     }
     arrays = {name: np.asarray(c, float) for name, c in (given | columns).items() if c is not None}
     return Trace(60.0 * np.arange(rows), arrays, "half.csv")
@@ -100,6 +101,12 @@ def test_recorded_days_are_taken_as_they_are() -> None:
     assert row[2] == pytest.approx(25 / 80)
 
 
+def test_load_that_is_not_told_apart_is_that_of_apps() -> None:
+    requests, busy = np.zeros((1, 7)), np.full(31, 0.6)
+    assert of_traces([recorded(cpu_load=busy)], requests).apps_load.tolist() == [[0.25] * 7]
+    assert of_traces([recorded(cpu_load=busy, apps_load=None)], requests).apps_load.tolist() == [[0.6] * 7]
+
+
 def test_gaps_are_filled_only_as_one_says() -> None:
     memory = np.full(31, 0.5)
     memory[12:20] = np.nan
@@ -111,6 +118,8 @@ def test_gaps_are_filled_only_as_one_says() -> None:
     with pytest.raises(TraceError, match="no screen_brightness at 0 s"):
         of_traces([recorded(screen_brightness=None)], requests)
     assert of_traces([recorded(screen_brightness=None)], requests, fill={"screen_brightness": 0.0}).screen_on.max() == 0
+    with pytest.raises(TraceError, match="no apps_load at 0 s"):
+        of_traces([recorded(apps_load=None)], requests)
     with pytest.raises(TraceError, match=r"requests must have shape"):
         of_traces([recorded()], np.zeros((1, 3)))
     with pytest.raises(ConfigError, match="at least one"):

@@ -48,7 +48,7 @@ def test_points_that_there_are_not() -> None:
 
 
 def test_a_world_shows_what_the_device_would_say_of_itself() -> None:
-    s = worlds.scenario(worlds.busy_days(1, 48))
+    s = worlds.scenario(worlds.busy_days(1, 48), apps_power_w=0.02)
     env = BatteryTraceEnv(s)
     env.reset(seed=0, options={"state_of_charge": 0.9})
     for step in range(40):
@@ -60,7 +60,8 @@ def test_a_world_shows_what_the_device_would_say_of_itself() -> None:
             temperature_c=env.state.temperature_c[0],
             memory_available=day.memory_available[0, at],
             power_w=info["caq/power_w"],
-            cpu_load=min(info["caq/busy"], 1.0),
+            cpu_load=min(info["caq/busy"] + info["caq/apps_load"], 1.0),
+            apps_load=info["caq/apps_load"],
             screen_brightness=day.screen_brightness[0, at],
         )
         np.testing.assert_allclose(row, observe(context, at / 12, step % 8, 8, s.power_high_w), atol=1e-6)

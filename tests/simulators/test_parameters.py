@@ -12,7 +12,7 @@ BATTERIES, BOARDS = names(BatteryParameters), names(ThermalParameters)
 
 def test_what_is_shipped():
     assert BATTERIES == ["nasa-18650", "phone-4000mah", "sensor-500mah"]
-    assert BOARDS == ["atlas-200", "camera", "raspberry-pi-4"]
+    assert BOARDS == ["atlas-200", "camera", "phone", "raspberry-pi-4"]
 
 
 @pytest.mark.parametrize("name", BATTERIES)

@@ -1,6 +1,7 @@
 """One device's day under the runtime, against the fluid world and against counts by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def day_of(arrivals, steps, step_s=60.0, charge=1.0, sensed=None, deadline_s=10.
     inputs = worlds.days((1, steps), step_s, requests=counts, **columns)
     told = {
         name: np.broadcast_to(getattr(inputs, name)[0], (steps,))
-        for name in ("charging", "screen_brightness", "memory_available")
+        for name in ("charging", "screen_brightness", "memory_available", "apps_load")
     }
     requests = Requests.drawn(arrivals, np.random.SeedSequence(0), (deadline_s, deadline_s))
     return Day(inputs, told | (sensed or {}), requests, charge, ())
@@ -148,6 +149,28 @@ def test_the_policy_sees_a_simulated_context_and_gaps():
     )
 
 
+def test_other_apps_are_seen_and_their_energy_told_apart():
+    load = np.array([0.5, 1.0, 0.0])
+    day, policy = (
+        day_of([1.0], 3, apps_load=load, screen_on=[[1, 0, 0]], screen_brightness=[[0.5, 0, 0]]),
+        Scripted(["full"]),
+    )
+    log = simulate(day, policy, apps_power_w=0.2, screen_power_w=0.1, bright_power_w=0.04)
+    found = summary(log)
+    assert found["apps_j"] == pytest.approx(60 * 0.2 * 1.5) and found["screen_j"] == pytest.approx(60 * 0.12)
+    assert found["idle_j"] == pytest.approx(180 * 0.006) and found["inference_j"] == 2
+    parts = sum(found[f"{part}_j"] for part in ("inference", "idle", "screen", "apps"))
+    assert parts == pytest.approx(found["energy_j"])
+    assert [c.value("apps_load") for c in policy.contexts] == [0.5, 0.5, 1.0]  # of the last step, as the power
+    assert policy.contexts[1].value("cpu_load") == pytest.approx(2 / 60 + 0.5)
+    assert policy.contexts[2].value("power_w") == pytest.approx(0.006 + 0.2)
+
+
+def test_a_device_that_is_off_spends_nothing():
+    log = simulate(day_of([], 4, charge=0.0, apps_load=1.0), apps_power_w=0.2)
+    assert log.steps.off.all() and not log.steps.idle_j.any() and not log.steps.apps_j.any()
+
+
 def test_the_governor_holds_a_point_for_its_dwell():
     log = simulate(day_of([1.0], 6), Scripted(["full", "saver", "saver", "saver"]), min_dwell_s=150)
     assert [NAMES[at] for at in log.steps.point] == ["full"] * 3 + ["saver"] * 3
@@ -206,6 +229,16 @@ def test_a_recorded_day():
     assert any("memory_available is unknown in 10 of 20 steps" in note for note in day.notes)
     log = simulate(day, "saver")
     assert log.steps.charging.tolist() == [0.0] * 15 + [1.0] * 5
+
+
+def test_recorded_load_is_that_of_apps():
+    camera = read_device("camera")
+    given = trace(state_of_charge=0.4, cpu_load=np.r_[np.full(10, 0.5), np.full(10, np.nan)])
+    day = recorded_day(given, replace(camera, apps_power_w=0.1), requests_per_s=1.0)
+    assert day.inputs.apps_load[0].tolist() == [0.5] * 10 + [0.0] * 10 and np.isnan(day.sensed["apps_load"]).sum() == 10
+    assert any("apps_load is unknown in 10 of 20 steps" in note for note in day.notes)
+    alone = recorded_day(given, camera, requests_per_s=1.0)
+    assert not alone.sensed["apps_load"].any() and not any("apps_load" in note for note in alone.notes)
 
 
 def test_bad_input():

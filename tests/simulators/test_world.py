@@ -106,6 +106,47 @@ def test_memory_and_heat() -> None:
     assert outcome.busy[1] == pytest.approx(outcome.busy[0] / s.thermal.throttle_factor)
 
 
+def test_other_apps_draw_heat_and_load() -> None:
+    given = worlds.days((3, 12), apps_load=[[0.0], [0.5], [1.0]], requests=9000.0)
+    s = worlds.scenario(given, apps_power_w=0.1)
+    w, rows = worlds.world(s), np.arange(3)
+    w.reset(rows, np.full(3, 0.9))
+    for _ in range(12):
+        outcome = w.step(np.full(3, 3))
+    np.testing.assert_allclose(np.diff(outcome.power_w), 0.05)
+    np.testing.assert_allclose(outcome.load, outcome.busy[0] + [0, 0.5, 1])
+    warmer = np.diff(w.state.temperature_c[0])
+    np.testing.assert_allclose(warmer, 0.05 * s.thermal.resistance_k_per_w[0], rtol=0.05)
+    charge = w.state.battery.state_of_charge
+    np.testing.assert_allclose(-np.diff(charge), 0.05 * 3600 / s.battery.energy_j, rtol=0.1)
+
+
+def test_other_apps_can_make_a_device_throttle() -> None:
+    given = worlds.days((1, 24), apps_load=1.0, requests=9000.0)
+    throttled = []
+    for power_w in (0.0, 2.0):
+        w = worlds.world(worlds.scenario(given, apps_power_w=power_w, battery_capacity_ah=4.0))
+        w.reset(np.array([0]), np.array([1.0]))
+        for _ in range(24):
+            busy = w.step(np.array([3])).busy[0]
+        throttled.append((bool(w.state.throttled[0]), busy))
+    assert [hot for hot, _ in throttled] == [False, True] and throttled[1][1] > throttled[0][1]
+
+
+def test_a_device_without_other_apps_has_none_of_their_load() -> None:
+    w = worlds.world(worlds.scenario(worlds.days((1, 2), apps_load=0.7)))
+    w.reset(np.array([0]), np.array([0.9]))
+    outcome = w.step(np.array([0]))
+    assert outcome.load[0] == 0 and outcome.power_w[0] == w.device.idle_power_w
+
+
+def test_a_device_that_is_off_runs_no_apps() -> None:
+    w = worlds.world(worlds.scenario(worlds.days((1, 2), apps_load=0.7), apps_power_w=0.1))
+    w.reset(np.array([0]), np.array([0.0]))
+    outcome = w.step(np.array([0]))
+    assert outcome.off[0] and outcome.apps_load[0] == 0 and outcome.power_w[0] == 0
+
+
 def test_the_queue_outlives_a_step() -> None:
     requests = np.array([[400.0, 100.0, 0.0]])
     w = worlds.world(worlds.scenario(worlds.days((1, 3), requests=requests), SLOW, queue_limit=150, deadline_s=1e4))

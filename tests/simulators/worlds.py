@@ -19,6 +19,7 @@ QUIET = {
     "screen_on": 0.0,
     "screen_brightness": 0.0,
     "memory_available": 1.0,
+    "apps_load": 0.0,
     "ambient_c": 20.0,
     "requests": 0.0,
 }
@@ -42,6 +43,7 @@ def busy_days(count: int, steps: int, seed: int = 0) -> Episodes:
         memory_available=rng.random(shape),
         ambient_c=rng.uniform(-15, 70, shape),
         requests=rng.poisson(rng.choice([0.0, 9e3, 4e5], shape)),
+        apps_load=rng.random(shape),
     )
 
 

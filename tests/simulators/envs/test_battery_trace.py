@@ -71,8 +71,9 @@ def test_a_seed_is_a_story() -> None:
 
 
 @pytest.mark.parametrize("days", [DAYS, worlds.busy_days(4, 96)], ids=["generated", "everything"])
-def test_one_device_is_what_each_of_many_is(days: Any) -> None:
-    s = worlds.scenario(days, restart_above=0.1)
+@pytest.mark.parametrize("draws", [{}, {"screen_power_w": 0.01, "bright_power_w": 0.02, "apps_power_w": 0.05}])
+def test_one_device_is_what_each_of_many_is(days: Any, draws: dict[str, float]) -> None:
+    s = worlds.scenario(days, restart_above=0.1, **draws)
     count, charge = len(days), np.linspace(0.05, 1, len(days))
     many, one = BatteryTraceVectorEnv(count, s, np.float64), BatteryTraceEnv(s)
     actions = np.random.default_rng(0).integers(len(s.costs), size=(days.steps, count))
@@ -132,7 +133,7 @@ def test_observations_are_not_used_again() -> None:
 
 def test_the_reward_is_what_the_docstring_says() -> None:
     s = worlds.scenario(worlds.days((1, 2)), requests_per_s=2.0)
-    outcome = Outcome(0.75, 500.0, 100.0, 40.0, 0.1, 1.0, 0.1, True, False)
+    outcome = Outcome(0.75, 500.0, 100.0, 40.0, 0.1, 1.0, 0.1, True, False, 0.0)
     in_answers = (400 * 0.75 - 0.5 * 40 - 0.5 * 100) / 600
     assert s.reward(outcome, True) == pytest.approx(in_answers - 0.5 - 0.01)
     assert s.reward(outcome._replace(over_memory=False, off=True), False) == pytest.approx(in_answers - 0.5)

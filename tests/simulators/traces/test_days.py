@@ -4,10 +4,10 @@ import pytest
 from caq.context import RecordedContext
 from caq.errors import ConfigError
 from simulators.traces import phone_days, read, write
-from simulators.traces.days import SCORES, _memory, level_class, value_of
+from simulators.traces.days import APPS_LOAD, SCORES, _memory, level_class, value_of
 from simulators.traces.model import load_model
 
-COLUMNS = ("state_of_charge", "charging", "screen_brightness", "memory_available")
+COLUMNS = ("state_of_charge", "charging", "screen_brightness", "memory_available", "apps_load")
 MODEL = load_model()
 
 
@@ -44,6 +44,18 @@ def test_the_battery_goes_the_way_of_the_charger(days):
     up = np.diff(level[:, ::60], axis=1)[steady[:, ::60]]
     on = charging[:, :-60:60][steady[:, ::60]] == 1
     assert up[on].mean() > 0.02 and up[~on].mean() < -0.04
+
+
+def test_apps_are_as_busy_as_the_battery_drains(days):
+    load, screen = days.columns["apps_load"], days.columns["screen_brightness"] > 0
+    assert load[screen].mean() / load[~screen].mean() == pytest.approx(MODEL.drain.screen, rel=0.15)
+    assert np.median(load[~screen].mean()) == pytest.approx(APPS_LOAD, rel=0.15)
+    level, off = days.columns["state_of_charge"], days.columns["charging"] == 0
+    hours = level[:, :-60:60] - level[:, 60::60]
+    whole = np.array([[off[d, h * 60 : h * 60 + 61].all() for h in range(hours.shape[1])] for d in range(len(level))])
+    busy = load[:, :-60].reshape(len(load), -1, 60).mean(2)
+    usual = whole & (level[:, :-60:60] < 0.95) & (level[:, 60::60] > 0.15)
+    assert np.corrcoef(hours[usual], busy[usual])[0, 1] > 0.9
 
 
 def test_nights_are_for_charging_and_days_for_screens(days):
