@@ -10,9 +10,9 @@ Control", 4th ed. 2017, sec. 3.3). A situation is what a device can know: charge
 of its charger and its requests (`policies.recall`).
 
 Requests are measured by the power beyond what the device draws besides (`policies.other_draw`) over the energy of the
-active point. Points that do not fit in memory are
-not considered. A point is kept unless another one gains more, of the requests that are usual at the hour, than the
-change costs. Where a situation lies outside of those it was trained on, the fallback is taken, and the reason says why.
+active point. Points that do not fit in memory are not considered. A point is kept unless another one gains more, of the
+requests that are usual at the hour, than the change costs. Where a situation lies outside of those it was trained on,
+the fallback is taken, and the reason says why.
 
 The file is an uncompressed .npz without pickled objects, of the arrays in `_KEYS` and the layers, as in
 `policies.learned`.
