@@ -229,7 +229,8 @@ def main() -> int:
     (RESULTS / f"{stem}.json").write_text(json.dumps(summary, indent=1) + "\n")
     (RESULTS / f"{stem}.md").write_text(markdown(summary))
     print(markdown(summary))
-    plot(rows_beside(RESULTS, data.name, args.model), f"{data.name}, {args.model}", RESULTS / f"{stem}.png")
+    beside = rows_beside(RESULTS, data.name, args.model, rows)
+    plot(beside, f"{data.name}, {args.model}", RESULTS / f"{stem}.png")
     return 0
 
 

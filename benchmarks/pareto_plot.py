@@ -22,16 +22,18 @@ _PANELS = {"bytes": "weight bytes read, of w8a8", "bit_macs": "bit-MACs, of w8a8
 _MARKERS = "osD^vPX*<>ph"
 
 
-def rows_beside(results: Path, data: str, model: str) -> list[dict[str, Any]]:
-    """Rows of all result files of a data set and network, without those that another file has too.
+def rows_beside(results: Path, data: str, model: str, own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`own` rows, and of all result files of the data set and network those of other methods, of the same seeds.
 
-    Several benchmarks write the supernet's own points; a file that comes first by name keeps its own.
+    Several benchmarks write the same row; the file that comes first by name counts.
     """
+    methods, seeds = ({row[key] for row in own} for key in ("method", "seed"))
     found: dict[tuple[str, str, int], dict[str, Any]] = {}
     for path in sorted(results.glob(f"*_{data}_{model}.json")):
         for row in json.loads(path.read_text()).get("rows", []):
-            found.setdefault((row["method"], row["point"], row["seed"]), row)
-    return list(found.values())
+            if row["method"] not in methods and row["seed"] in seeds:
+                found.setdefault((row["method"], row["point"], row["seed"]), row)
+    return [*own, *found.values()]
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

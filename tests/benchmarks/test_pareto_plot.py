@@ -17,14 +17,19 @@ def row(method: str, point: str, seed: int, accuracy: float, cost: float | None 
     return {"method": method, "seed": seed, "point": point, **figures}
 
 
-def test_rows_of_all_files_of_a_data_set_are_read_once(tmp_path: Path) -> None:
+def test_rows_of_other_methods_and_the_same_seeds_are_drawn_beside(tmp_path: Path) -> None:
     first = [row("supernet", "w8a8", 0, 0.9, 1.0), row("search", "saver", 0, 0.8)]
     (tmp_path / "pareto_d_m.json").write_text(json.dumps({"rows": first}))
-    second = [row("supernet", "w8a8", 0, 0.5, 1.0), row("fp32", "fp32", 0, 0.95, None)]
+    second = [
+        row("supernet", "w8a8", 0, 0.5, 1.0),
+        row("fp32", "fp32", 0, 0.95, None),
+        row("fp32", "fp32", 1, 0.1, None),
+    ]
+    (tmp_path / "third_d_m.json").write_text(json.dumps({"rows": [row("fp32", "fp32", 0, 0.2, None)]}))
     (tmp_path / "slicing_d_m.json").write_text(json.dumps({"rows": second}))
     (tmp_path / "pareto_e_m.json").write_text(json.dumps({"rows": [row("random", "saver", 0, 0.1)]}))
     (tmp_path / "accuracy_d_m.json").write_text(json.dumps({"table": []}))
-    found = rows_beside(tmp_path, "d", "m")
+    found = rows_beside(tmp_path, "d", "m", first)
     assert [(r["method"], r["accuracy"]) for r in found] == [("supernet", 0.9), ("search", 0.8), ("fp32", 0.95)]
     pytest.importorskip("matplotlib")
     plot(found, "d, m", tmp_path / "p.png")
