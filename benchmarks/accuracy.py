@@ -4,7 +4,8 @@
     python -m benchmarks.accuracy --data kws12.npz --model ds_cnn --epochs 12 --domain 0
     python -m benchmarks.accuracy --data usc_had.npz --model resnet8 --epochs 6 --rotation 30
 
-Same network, initial weights, data, augmentation, epochs, rate and schedule in every row (docs/joint-training.md).
+Same network, initial weights, data, augmentation, epochs, rate and schedule in every row; only learned ranges of
+networks for 2 or 3 bits alone have a faster rate of their own, which is better for them (docs/joint-training.md).
 Every quantized figure is measured on the test split by the integer reference engine; the float row is the float
 network's. No row chooses anything by the test split. Inputs have 8 bits in every row (the float network's too); the
 first layer therefore reads 8-bit activations at every width, and all layers, first and last included, switch their

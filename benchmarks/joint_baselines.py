@@ -3,7 +3,8 @@
     python -m benchmarks.joint_baselines --data digits --model resnet8 --epochs 20 --seeds 0 1 2
     python -m benchmarks.joint_baselines --data usc_had.npz --model resnet8 --epochs 6 --rotation 30 --seeds 0 1 2
 
-Rows, with the same networks, initial weights, quantizers, augmentation, epochs, rate and schedule:
+Rows, with the same networks, initial weights, quantizers, augmentation, epochs, schedule and, but for ranges of
+networks for 2 or 3 bits alone, rate:
 
     supernet, fp32, alone  those of `python -m benchmarks.accuracy`, with the same --cache
     any_precision, adabits all widths together, as `benchmarks/baselines` says
