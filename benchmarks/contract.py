@@ -90,17 +90,16 @@ def subject(name: str, seed: int, samples: int) -> Subject:
     torch.manual_seed(seed)
     prepared = prepare(data, POSITIONAL[name]() if name in POSITIONAL else name, seed)
     supernet = convert(prepared.network, prepared.example())
-    rows = []
+    mixed = random_assignment(supernet.graph, rng)
+    row = supernet.add_row(mixed)
     with torch.no_grad():
         for layer in supernet.layers:
             if layer.norm is not None:
-                rows.append(layer.norm.add_row())
                 layer.norm.gamma.normal_(1, 0.3)
                 layer.norm.beta.normal_(0, 0.3)
                 layer.norm.mean.normal_(0, 0.3)
                 layer.norm.var.uniform_(0.3, 3)
-    mixed = random_assignment(supernet.graph, rng)
-    lowered = lower(supernet, prepared.scaling.step, [(mixed, rows[0])])
+    lowered = lower(supernet, prepared.scaling.step, [(mixed, row)])
     points = [("mixed", mixed, len(supernet.widths))]
     points += [(f"w{w}a{w}", supernet.graph.uniform(w), None) for w in supernet.widths]
     config = TrainConfig(epochs=1, seed=seed, task="reconstruct" if name in POSITIONAL else task_of(name))

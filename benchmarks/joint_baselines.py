@@ -52,7 +52,7 @@ def train_any(data: Dataset, args: argparse.Namespace, config: TrainConfig, meth
     prepared = prepare(data, args.model, config.seed)
     supernet = convert(prepared.network, prepared.example(), DEFAULT_WIDTHS)
     train_joint(supernet, prepared.train, config, plan, Outputs(cache / f"{method}-{config.seed}.pt"))
-    model = finish(supernet, data, prepared, config, budgets=())
+    model = finish(supernet, data, prepared, config)
     return [{"point": point.name, "accuracy": point.score} for point in model.points]
 
 

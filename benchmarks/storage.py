@@ -38,9 +38,8 @@ def file_bytes(data: Dataset, prepared: Prepared, widths: Sequence[int], gates: 
     points: list[tuple[str, Assignment, int | None]] = []
     own = []
     for name, assignment in gates.items():
-        rows = [layer.norm.add_row() for layer in supernet.layers if layer.norm is not None]
         points.append((name, assignment, len(widths) + len(own)))
-        own.append((assignment, rows[0]))
+        own.append((assignment, supernet.add_row(assignment)))
     points += [(uniform_name(width), supernet.graph.uniform(width), None) for width in reversed(widths)]
     return len(artifact.dumps(assemble(lower(supernet, prepared.scaling.step, own), data, prepared, points, CONFIG)))
 

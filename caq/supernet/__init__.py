@@ -1,8 +1,8 @@
 """Training: from a user's nn.Module to a switchable supernet, and from there to an artifact. Needs torch.
 
 supernet = caq.supernet.convert(model, example, widths=(2, 3, 4, 5, 6, 8))
-train_supernet(supernet, samples, TrainConfig(epochs=30))
-caq.artifact.save(finish(supernet, ...), "model.caq")
+points = train_gated(supernet, samples, TrainConfig(epochs=30))
+caq.artifact.save(finish(supernet, ..., points), "model.caq")
 """
 
 from __future__ import annotations

@@ -146,8 +146,7 @@ def estimate_branches(supernet: Supernet, train: Samples, branches: Branches) ->
     before = [layer.index for layer in supernet.graph.layers if layer.op < branches.tensor]
     found: list[tuple[Assignment, int]] = []
     for assignment in branches.assignments:
-        rows = [layer.norm.add_row() for layer in supernet.layers if layer.norm is not None]
-        row = rows[0] if rows else len(found)  # without norms a row is but a number
+        row = supernet.add_row(assignment)
         kept = before if found else []
         for i in kept:
             if (norm := supernet.layers[i].norm) is not None:

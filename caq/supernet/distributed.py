@@ -13,8 +13,8 @@ All else (gates, statistics of points, measuring, writing) the first process doe
 A script of one's own trains within `joined`:
 
     with joined() as processes:
-        train_supernet(supernet, prepared.train, config)
-        model = finish(supernet, data, prepared, config)
+        points = train_gated(supernet, prepared.train, config)
+        model = finish(supernet, data, prepared, config, points)
     if processes.first:
         caq.save(model, "mine.caq")
 """

@@ -94,9 +94,9 @@ class Node(nn.Module):
 
 
 class SwitchableNorm(nn.Module):
-    """Batch norm with one set of parameters and statistics per weight width, and more statistics per point.
+    """Batch norm with a row of parameters and statistics per weight width, and more rows for operating points.
 
-    All arrays are (W, C). Point statistics are added by `add_point` and share the affine parameters of the widths.
+    All arrays are (R, C): the rows of the widths come first, in their order.
     """
 
     def __init__(self, channels: int, widths: Sequence[int], eps: float = 1e-5) -> None:
@@ -111,26 +111,26 @@ class SwitchableNorm(nn.Module):
         self.mean: Tensor
         self.var: Tensor
 
-    def add_row(self) -> int:
-        """Appends a row of statistics for an operating point; returns its index."""
-        self.mean = torch.cat([self.mean, torch.zeros_like(self.mean[:1])])
-        self.var = torch.cat([self.var, torch.ones_like(self.var[:1])])
+    @torch.no_grad()
+    def add_row(self, width: int) -> int:
+        """Appends a row for an operating point, begun as that of `width`; returns its index."""
+        i = self.widths.index(width)
+        self.gamma, self.beta = (nn.Parameter(torch.cat([p, p[i : i + 1]])) for p in (self.gamma, self.beta))
+        self.mean, self.var = (torch.cat([b, b[i : i + 1]]) for b in (self.mean, self.var))
         return len(self.mean) - 1
 
     def forward(self, y: Tensor, width: int, row: int | None) -> Tensor:
-        i = self.widths.index(width)
-        row = i if row is None else row
-        mean, var, gamma, beta = self.mean[row], self.var[row], self.gamma[i], self.beta[i]
+        row = self.widths.index(width) if row is None else row
+        mean, var, gamma, beta = self.mean[row], self.var[row], self.gamma[row], self.beta[row]
         if self.training and distributed.sharing():
             return distributed.batch_norm(y, mean, var, gamma, beta, self.momentum, self.eps)
         return functional.batch_norm(y, mean, var, gamma, beta, self.training, self.momentum, self.eps)
 
     def affine(self, width: int, row: int | None) -> tuple[Tensor, Tensor]:
         """Multiplier and offset (C,) in evaluation mode."""
-        i = self.widths.index(width)
-        row = i if row is None else row
-        gain = self.gamma[i] / torch.sqrt(self.var[row] + self.eps)
-        return gain, self.beta[i] - self.mean[row] * gain
+        row = self.widths.index(width) if row is None else row
+        gain = self.gamma[row] / torch.sqrt(self.var[row] + self.eps)
+        return gain, self.beta[row] - self.mean[row] * gain
 
 
 class SwitchableLayer(Node):
@@ -208,7 +208,7 @@ class SwitchableLayer(Node):
         y = self.convolve(x, torch.stack(mixed).sum(0))
         if self.norm is not None:
             norm = self.norm
-            gamma, beta = weight_mix @ norm.gamma, weight_mix @ norm.beta
+            gamma, beta = (weight_mix @ p[: len(weight_mix)] for p in (norm.gamma, norm.beta))
             y = functional.batch_norm(y, None, None, gamma, beta, True, 0.0, norm.eps)
         return self.finish(y)
 

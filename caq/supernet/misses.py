@@ -35,16 +35,15 @@ class MissLog:
         if self._counter is None:
             self._counter = MissCounter(len(train), supernet.widths)
         norms = [layer.norm for layer in supernet.layers if layer.norm is not None]
-        saved = [(norm.mean.clone(), norm.var.clone(), norm.momentum) for norm in norms]
+        saved = [(norm.mean.clone(), norm.var.clone()) for norm in norms]
         labels = train.labels.numpy()
         correct = np.zeros((len(supernet.widths), len(train)), bool)
         for i, width in enumerate(supernet.widths):
             reestimate_norms(supernet, train, supernet.graph.uniform(width))
             correct[i] = predict(supernet, train).argmax(1).numpy() == labels
-        for norm, (mean, var, momentum) in zip(norms, saved, strict=True):
+        for norm, (mean, var) in zip(norms, saved, strict=True):
             norm.mean.copy_(mean)
             norm.var.copy_(var)
-            norm.momentum = momentum
         supernet.train()
         self._counter.update(correct)
 

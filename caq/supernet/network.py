@@ -56,6 +56,15 @@ class Supernet(nn.Module):
         for layer, pair in zip(self.layers, assignment, strict=True):
             layer.widths, layer.row, layer.mix = pair, row, None
 
+    def add_row(self, assignment: Assignment) -> int:
+        """Appends a row of batch norm for an operating point, begun as those of its widths; returns its index.
+
+        Without batch norm there is nothing to append, and the row is but a number.
+        """
+        pairs = zip(self.layers, assignment, strict=True)
+        rows = {layer.norm.add_row(pair.weight) for layer, pair in pairs if layer.norm is not None}
+        return max(rows, default=0)
+
     def to_internal(self, x: Tensor) -> Tensor:
         """(N, C, H, W), (N, C, T) or (N, F) as (N, C, H, W), channels last in memory."""
         h, w, c = self.input_shape

@@ -25,7 +25,6 @@ from caq.scaling import InputScaling, Moments
 from caq.supernet import zoo
 from caq.supernet.batches import Samples, training_samples
 from caq.supernet.conditional import (
-    Branches,
     RouteConfig,
     RouteData,
     check_conditional,
@@ -37,11 +36,12 @@ from caq.supernet.conditional import (
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.distributed import first_only, processes
 from caq.supernet.flips import FlipConfig, drifts_of, train_flips
-from caq.supernet.gates import GateConfig, learn_gate
+from caq.supernet.gates import GateConfig
 from caq.supernet.lower import Lowered, lower
 from caq.supernet.misses import MissLog, check_core
 from caq.supernet.network import Supernet
-from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms, train_supernet
+from caq.supernet.points import Point, train_gated
+from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms
 
 #: The part of the training split that conditional gates, if there are any, keep from the weights.
 HELD_BACK = 0.2
@@ -141,9 +141,9 @@ def train_model(
     if core is not None:
         check_core(prepared.train, supernet.widths, core)
         outputs = replace(outputs, watch=misses)
-    train_supernet(supernet, prepared.train, config, outputs)
+    points = train_gated(supernet, prepared.train, config, budgets, outputs)
     chosen = misses.core(prepared.train, supernet.widths, core) if core is not None and processes().first else None
-    model = finish(supernet, data, prepared, config, budgets, outputs.quiet, conditional, routing)
+    model = finish(supernet, data, prepared, config, points, outputs.quiet, conditional, routing)
     if flips is not None and processes().first:
         model = model.replace(flip_network=train_flips(model, drifts_of(model, trained, routing, flips.seed), flips))
     return model if chosen is None else model.replace(core=chosen.stored())
@@ -166,7 +166,7 @@ def hold_back(data: Dataset, share: float, seed: int) -> tuple[Dataset, RouteDat
     return part, RouteData(data.x_train, data.y_train, fresh)
 
 
-def check_names(budgets: Sequence[Budget], widths: Sequence[int]) -> None:
+def check_names(budgets: Sequence[Budget | Point], widths: Sequence[int]) -> None:
     """Raises ConfigError unless every operating point would have a name of its own."""
     names = [budget.name for budget in budgets] + [uniform_name(width) for width in widths]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -193,18 +193,19 @@ def finish(
     data: Dataset,
     prepared: Prepared,
     config: TrainConfig,
-    budgets: Sequence[Budget] = DEFAULT_BUDGETS,
+    gated: Sequence[Point] = (),
     quiet: bool = False,
     conditional: Sequence[Budget] = (),
     routing: RouteData | None = None,
 ) -> Model:
-    """Learns the gates of a trained supernet, re-estimates batch norm for every point, lowers, and measures.
+    """Re-estimates batch norm of a trained supernet for every point, learns conditional gates, lowers, and measures.
 
-    routing: what conditional gates learn from. Scores are measured on the test split, in integers; nothing is chosen by
-    them. Of several processes, the first does this and all return what it found. Raises ConfigError on budgets that
-    cannot be told apart, or are conditional without `routing`, DataError if outputs and classes do not match.
+    gated: what `train_gated` or `learn_points` gave; every width is a point besides. routing: what conditional gates
+    learn from. Scores are measured on the test split, in integers; nothing is chosen by them. Of several processes, the
+    first does this and all return what it found. Raises ConfigError on points that cannot be told apart, or are
+    conditional without `routing`, DataError if outputs and classes do not match.
     """
-    check_names([*budgets, *conditional], supernet.widths)
+    check_names([*gated, *conditional], supernet.widths)
     if conditional and routing is None:
         raise ConfigError("conditional: pass `routing`, the samples that its gates learn from")
     check_outputs(supernet, data, config.task)
@@ -215,10 +216,10 @@ def finish(
     gates: dict[str, ConditionalGate] = {}
     own: list[tuple[Assignment, int]] = []
     gate_config = GateConfig(batch_size=config.batch_size, seed=config.seed, quiet=quiet)
-    for budget in budgets:
-        assignment = learn_gate(supernet, train, budget, gate_config, config.task)
-        points.append((budget.name, assignment, len(supernet.widths) + len(own)))
-        own += estimate_branches(supernet, train, Branches(0, (assignment,)))
+    for name, assignment, row in gated:
+        reestimate_norms(supernet, train, assignment, row)
+        points.append((name, assignment, len(supernet.widths) + len(own)))
+        own.append((assignment, row))
     for budget in conditional:
         branches = learn_branches(supernet, train, budget, gate_config, config.task)
         first_set = len(supernet.widths) + len(own)

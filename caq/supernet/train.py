@@ -13,7 +13,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -75,8 +75,15 @@ class TrainConfig:
     rotation: float = 0.0
     #: Largest share of a spectrogram's rows, and of its columns, that is masked at random (same place), 0..1.
     masking: float = 0.0
+    #: Share of the epochs, at the end, that are the gates' points' (caq.supernet.points), 0..1.
+    point_share: float = 0.5
     #: "classify" on labels, or "reconstruct" the input.
     task: str = "classify"
+
+    @property
+    def point_epochs(self) -> int:
+        """How many epochs are the points'."""
+        return int(self.point_share * self.epochs)
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2 or not 0 < self.learning_rate < 1:
@@ -84,6 +91,8 @@ class TrainConfig:
             raise ConfigError(f"epochs >= 1, batch_size >= 2 and 0 < learning_rate < 1 are needed, not {given}")
         if not 0 <= self.labels <= 1:
             raise ConfigError(f"labels: a share between 0 and 1 is needed, not {self.labels}")
+        if not 0 <= self.point_share < 1:
+            raise ConfigError(f"point_share: 0 or more, and less than 1, are needed, not {self.point_share}")
         if not 0 <= self.rotation <= 180:
             raise ConfigError(f"rotation: 0 to 180 degrees are possible, not {self.rotation}")
         if not 0 <= self.masking <= 1:
@@ -126,8 +135,17 @@ def random_assignment(graph: Graph, rng: np.random.Generator) -> Assignment:
     return tuple(pairs)
 
 
-def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outputs: Outputs = Outputs()) -> None:
+def train_supernet(
+    supernet: Supernet,
+    train: Samples,
+    config: TrainConfig,
+    outputs: Outputs = Outputs(),
+    points: Sequence[tuple[Assignment, int]] = (),
+) -> None:
     """Trains `supernet` in place, in all processes alike.
+
+    points: operating points with their rows of batch norm (Supernet.add_row) of a supernet that has been trained; one
+    of them, drawn, learns from every batch besides.
 
     Raises TrainingError if a checkpoint belongs to other settings, or processes are not connected; ConfigError if they
     cannot share the batches.
@@ -135,9 +153,16 @@ def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outp
     team = processes()
     team.check(config.batch_size, len(train))
     network = team.parallel(supernet)
-    widest = supernet.graph.uniform(supernet.widths[-1])
+    graph = supernet.graph
+    widest, narrowest = graph.uniform(supernet.widths[-1]), graph.uniform(supernet.widths[0])
     others = supernet.widths[1:-1]
     joint = True
+
+    def narrower(rng: np.random.Generator) -> list[tuple[Assignment, int | None]]:
+        uniform = others and rng.integers(2) == 0
+        drawn = graph.uniform(int(rng.choice(others))) if uniform else random_assignment(graph, rng)
+        own = [points[int(rng.integers(len(points)))]] if points else []
+        return [*own, (drawn, None), (narrowest, None)]
 
     def step(x: Tensor, y: Tensor, rng: np.random.Generator, learn: Learn) -> float:
         supernet.set_assignment(widest)
@@ -147,13 +172,11 @@ def train_supernet(supernet: Supernet, train: Samples, config: TrainConfig, outp
         if len(supernet.widths) == 1 or not joint:
             return float(loss.detach())
         target = logits.detach()
-        uniform = others and rng.integers(2) == 0
-        third = supernet.graph.uniform(int(rng.choice(others))) if uniform else random_assignment(supernet.graph, rng)
-        for assignment in (third, supernet.graph.uniform(supernet.widths[0])):
-            supernet.set_assignment(assignment)
-            narrower = network(x)
-            hard = task_loss(config.task, narrower, x, y)
-            soft = distillation_loss(config.task, narrower, target)
+        for assignment, row in narrower(rng):
+            supernet.set_assignment(assignment, row)
+            outputs_of = network(x)
+            hard = task_loss(config.task, outputs_of, x, y)
+            soft = distillation_loss(config.task, outputs_of, target)
             learn(config.labels * hard + (1 - config.labels) * soft)
         return float(loss.detach())
 
@@ -377,6 +400,7 @@ def reestimate_norms(
     statistics are used as they are.
     """
     norms = [layer.norm for i, layer in enumerate(supernet.layers) if layer.norm is not None and i not in kept]
+    momenta = [norm.momentum for norm in norms]
     supernet.set_assignment(assignment, row)
     supernet.train()
     for i in kept:
@@ -385,6 +409,8 @@ def reestimate_norms(
         for norm in norms:
             norm.momentum = 1 / (i + 1)
         supernet(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     supernet.eval()
 
 

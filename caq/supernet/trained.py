@@ -30,7 +30,8 @@ from caq.supernet.conditional import RouteData, check_conditional
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.onnx_reader import read_onnx
 from caq.supernet.pipeline import Prepared, check_names, check_outputs, finish, prepare
-from caq.supernet.train import Outputs, TrainConfig, accuracy, distillation_loss, predict, train_supernet
+from caq.supernet.points import learn_points, train_gated
+from caq.supernet.train import Outputs, TrainConfig, accuracy, distillation_loss, predict
 
 #: Input steps that are tried, in units of the usual one, and samples that they are tried on.
 STEPS = np.geomspace(1, 0.3, 25).tolist()
@@ -216,14 +217,15 @@ def convert_trained(
     train = config.finetune or TrainConfig(epochs=1, seed=config.seed)
     train = replace(train, seed=config.seed, task=config.task)
     if config.finetune is not None:
-        train_supernet(supernet, prepared.train, train, outputs)
+        points = train_gated(supernet, prepared.train, train, budgets, outputs)
     else:
         prepared = replace(prepared, train=calibration)
+        points = learn_points(supernet, calibration, train, budgets, outputs.quiet)
     fresh = np.ones(len(data.y_train), bool)
     if len(fresh) > len(chosen):
         fresh[chosen] = False
     prepared, routing = replace(prepared, name=trained.name), RouteData(data.x_train, None, fresh)
-    model = finish(supernet, data, prepared, train, budgets, outputs.quiet, conditional, routing)
+    model = finish(supernet, data, prepared, train, points, outputs.quiet, conditional, routing)
     origin: dict[str, str | int | float] = {
         "epochs": 0 if config.finetune is None else train.epochs,
         "source": trained.source,

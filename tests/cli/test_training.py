@@ -87,7 +87,7 @@ def test_train_on_a_domain_from_a_checkpoint(few_digits, tmp_path, call):
 )
 def test_train_refuses_before_it_trains(change, message, few_digits, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("caq.supernet.pipeline.train_supernet", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("caq.supernet.pipeline.train_gated", lambda *_: pytest.fail("trained"))
     called = call("train", *options(few_digits, "x.caq"), *change)
     assert called.code == 1 and message in called.err and not list(tmp_path.iterdir())
 
@@ -157,7 +157,7 @@ def test_demo_of_a_generated_day(quick_demo, tmp_path, call):
 
 
 def test_demo_refuses_a_folder_that_is_a_file_and_a_wrong_trace(quick_demo, tmp_path, call, monkeypatch):
-    monkeypatch.setattr("caq.supernet.pipeline.train_supernet", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("caq.supernet.pipeline.train_gated", lambda *_: pytest.fail("trained"))
     file = tmp_path / "file"
     file.write_text("t_s,charge\n0,1\n")
     assert "file: File exists" in call("demo", "--out", file).err

@@ -13,11 +13,13 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from caq.costs import Budget
 from caq.data import load
 from caq.errors import TrainingError
 from caq.supernet import Supernet, convert
 from caq.supernet.distributed import Processes, first_only, joined
 from caq.supernet.pipeline import Prepared, prepare
+from caq.supernet.points import train_gated
 from caq.supernet.train import Outputs, TrainConfig, train_supernet
 
 #: Of 85 samples, batches of 32, 32 and 21: two processes have 11 and 10 of the last.
@@ -75,6 +77,14 @@ def killed_and_resumed(checkpoint: Path) -> dict[str, Tensor]:
     return trained(Outputs(checkpoint, quiet=True))
 
 
+def gated() -> dict[str, Tensor]:
+    """The weights and statistics after the last of three epochs was a point's own."""
+    given = prepared()
+    supernet = convert(given.network, given.example(), (2, 4, 8))
+    train_gated(supernet, given.train, CONFIG, (Budget("half", 0.5),), QUIET)
+    return supernet.state_dict()
+
+
 def disagreement(team: Processes) -> str:
     try:
         team.agree(team.rank, "the rank")
@@ -111,6 +121,7 @@ def main(folder: Path) -> None:
         result = {
             "whole": trained(),
             "float64": in_float64(),
+            "gated": gated(),
             "resumed": killed_and_resumed(folder / "checkpoint.pt"),
             "of_the_first": two_numbers(team),
             "disagreement": disagreement(team),

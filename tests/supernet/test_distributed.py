@@ -70,6 +70,14 @@ def test_processes_hold_the_same_weights_and_resume_to_them(results: list[dict[s
         assert furthest(result["whole"], result["resumed"]) == 0
 
 
+def test_processes_train_the_same_points(results: list[dict[str, Any]]) -> None:
+    one, first, second = (result["gated"] for result in results)
+    assert furthest(first, second) == 0
+    assert furthest(one, first) < 0.1, "another point was chosen, or others' batches"
+    gammas = [value for name, value in first.items() if name.endswith("gamma")]
+    assert all(len(gamma) == 4 and not any(torch.equal(gamma[3], width) for width in gamma[:3]) for gamma in gammas)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed by Linux's /proc")
 def test_no_thread_outlives_the_group(results: list[dict[str, Any]]) -> None:
     """One that does now and then aborts the process at its end."""

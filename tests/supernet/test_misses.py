@@ -107,7 +107,7 @@ def test_logs_are_spread_over_the_training_and_the_last_epoch_has_one() -> None:
 def test_a_core_set_that_cannot_be_drawn_is_refused_before_training(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caq.supernet.pipeline.train_supernet", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr("caq.supernet.pipeline.train_gated", lambda *_: pytest.fail("it was trained"))
     with pytest.raises(ConfigError, match="301"):
         trained(digits, CoreConfig(size=301))
     with pytest.raises(ConfigError, match="reconstruct"):
