@@ -5,8 +5,8 @@
 
 Folds are whole domains of the training split (people, devices) where the data have them, else stratified by class; the
 test split is never read. Accuracy and cross entropy are of fake quantization with batch norm estimated anew, at every
-uniform width and over random assignments. Finished trainings are kept in --cache, so that rows can be added; all rows
-that the cache has for these settings go to benchmarks/results/.
+uniform width, over random assignments, and, in rows "gated", of gates. Finished trainings are kept in --cache, so that
+rows can be added; all rows that the cache has for these settings go to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ from benchmarks.accuracy import RESULTS, FloatNetwork
 from benchmarks.baselines import adabits, any_precision
 from benchmarks.baselines.average import WeightAverage
 from benchmarks.baselines.joint import Plan, train_joint, train_plain
+from caq.costs import DEFAULT_BUDGETS
 from caq.data import Dataset, load
 from caq.graph import Assignment
 from caq.supernet.batches import Samples, samples
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.network import Supernet
 from caq.supernet.pipeline import prepare
+from caq.supernet.points import train_gated
 from caq.supernet.train import TrainConfig, accuracy, predict, random_assignment, reestimate_norms
 
 #: Rows by name: how all widths are trained together. `fp32` and `alone` are added in `run`.
@@ -58,6 +60,8 @@ VARIANTS = {
     "any_precision": any_precision.PLAN,
     "adabits": adabits.PLAN,
 }
+#: Gates' points trained for that share of the epochs, by the row's name.
+GATED = {f"gated {share:g}": share for share in (0.0, 0.25, 0.5)}
 #: Networks for one width alone, by the row's name.
 ALONE = {f"{width} alone": width for width in DEFAULT_WIDTHS}
 #: The share of the epochs, at the end, over which weights are averaged for the rows "averaged": as long as tensors
@@ -67,7 +71,7 @@ RANDOM_ASSIGNMENTS = 4
 #: Training samples that batch norm is estimated anew from: every training is measured 20 times.
 FOR_NORMS = 1024
 
-Scores = dict[str, list[float]]  # of a width or "random": accuracy and cross entropy
+Scores = dict[str, list[float]]  # of a width, "random" or a gate: accuracy and cross entropy
 
 
 def folds(data: Dataset, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -94,10 +98,12 @@ def supernet_scores(supernet: Supernet, norms: Samples, held: Samples) -> Scores
     return found
 
 
-def _scores(supernet: Supernet, norms: Samples, held: Samples, assignments: list[Assignment]) -> list[float]:
+def _scores(
+    supernet: Supernet, norms: Samples, held: Samples, assignments: list[Assignment], row: int | None = None
+) -> list[float]:
     found = []
     for assignment in assignments:
-        reestimate_norms(supernet, norms, assignment)
+        reestimate_norms(supernet, norms, assignment, row)
         found.append(_score(predict(supernet, held), held))
     return np.mean(found, 0).tolist()
 
@@ -124,7 +130,7 @@ def train_and_score(
     norms = prepared.train.subset(order[:FOR_NORMS])
     start = round((1 - AVERAGED) * config.epochs)
     kind, _, option = name.partition(" with ")
-    plan = VARIANTS[option or ("recipe" if kind in ("fp32", *ALONE) else kind)]
+    plan = VARIANTS[option or ("recipe" if kind in ("fp32", *ALONE, *GATED) else kind)]
 
     def averaging(model: nn.Module) -> tuple[WeightAverage, Callable[[int], None]]:
         average = WeightAverage(model)
@@ -149,6 +155,10 @@ def train_and_score(
         return both(average, float_scores)
     widths = (ALONE[kind],) if kind in ALONE else DEFAULT_WIDTHS
     supernet = convert(prepared.network, prepared.example(), widths)
+    if kind in GATED:
+        points = train_gated(supernet, prepared.train, replace(config, point_share=GATED[kind]))
+        of_points = {p.name: _scores(supernet, norms, held, [p.assignment], p.row) for p in points}
+        return {"": supernet_scores(supernet, norms, held) | of_points}
     average, after = averaging(supernet)
     train_joint(supernet, prepared.train, config, plan, after=after)
     return both(average, lambda: supernet_scores(supernet, norms, held))
@@ -163,7 +173,8 @@ def main() -> int:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--only", type=int, nargs="+", help="train for these folds, counted from 0; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--rows", nargs="+", default=["recipe"], help=f"{', '.join([*ALONE, 'fp32', *VARIANTS])}")
+    names = ", ".join([*ALONE, "fp32", *VARIANTS, *GATED])
+    parser.add_argument("--rows", nargs="+", default=["recipe"], help=names)
     parser.add_argument("--rates", type=float, nargs="+", default=[8e-3])
     parser.add_argument("--decays", type=float, nargs="+", default=[1e-2])
     parser.add_argument("--rotation", type=float, default=0.0, help="degrees by which training turns sensors' axes")
@@ -229,7 +240,7 @@ def summary(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a table: accuracy in %, cross entropy in brackets."""
-    keys = ["fp32", *map(str, reversed(DEFAULT_WIDTHS)), "random"]
+    keys = ["fp32", *map(str, reversed(DEFAULT_WIDTHS)), "random", *(budget.name for budget in DEFAULT_BUDGETS)]
     lines = [f"| row | rate | decay | trainings | {' | '.join(keys)} |", "|" + "---|" * (len(keys) + 4)]
     for row in rows:
         cells = [
