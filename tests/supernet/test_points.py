@@ -11,7 +11,7 @@ from torch import Tensor
 
 from caq import artifact
 from caq.costs import Budget
-from caq.data import Dataset, load
+from caq.data import Dataset
 from caq.errors import ConfigError
 from caq.graph import Assignment
 from caq.supernet.conversion import convert
@@ -23,12 +23,6 @@ from caq.supernet.train import Outputs, TrainConfig
 QUIET = Outputs(quiet=True)
 CONFIG = TrainConfig(epochs=4, batch_size=32, seed=1)
 BUDGETS = (Budget("half", 0.5), Budget("small", 0.1))
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    data = load("digits")
-    return replace(data, x_train=data.x_train[:400], y_train=data.y_train[:400])
 
 
 def made(digits: Dataset) -> tuple[Supernet, Prepared]:
