@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,7 @@ from torch.optim.swa_utils import update_bn
 
 import caq
 from benchmarks.accuracy import RESULTS, FloatNetwork
-from benchmarks.baselines import adabits, any_precision
+from benchmarks.baselines import adabits, any_precision, chosen
 from benchmarks.baselines.average import WeightAverage
 from benchmarks.baselines.joint import Plan, train_joint, train_plain
 from caq.costs import DEFAULT_BUDGETS
@@ -39,9 +39,9 @@ from caq.graph import Assignment
 from caq.supernet.batches import Samples, samples
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.network import Supernet
-from caq.supernet.pipeline import prepare
-from caq.supernet.points import train_gated
-from caq.supernet.train import TrainConfig, accuracy, predict, random_assignment, reestimate_norms
+from caq.supernet.pipeline import Prepared, prepare
+from caq.supernet.points import Point, train_gated
+from caq.supernet.train import TrainConfig, accuracy, predict, random_assignment, reestimate_norms, train_supernet
 
 #: Rows by name: how all widths are trained together. `fp32` and `alone` are added in `run`.
 VARIANTS = {
@@ -62,6 +62,8 @@ VARIANTS = {
 }
 #: Gates' points trained for that share of the epochs, by the row's name.
 GATED = {f"gated {share:g}": share for share in (0.0, 0.25, 0.5)}
+#: Points that others choose half-way, and that are trained as gates' are, by the row's name.
+CHOSEN = {"chosen at random": chosen.at_random, "chosen by sensitivity": chosen.by_sensitivity}
 #: Networks for one width alone, by the row's name.
 ALONE = {f"{width} alone": width for width in DEFAULT_WIDTHS}
 #: The share of the epochs, at the end, over which weights are averaged for the rows "averaged": as long as tensors
@@ -118,6 +120,21 @@ def reestimate_float_norms(network: nn.Module, norms: Samples) -> None:
     network.eval()
 
 
+def train_points(
+    supernet: Supernet, part: Dataset, prepared: Prepared, config: TrainConfig, kind: str
+) -> Sequence[Point]:
+    """Trains `supernet` and its points for the default budgets, as a row of GATED or of CHOSEN says."""
+    if kind in GATED:
+        return train_gated(supernet, prepared.train, replace(config, point_share=GATED[kind]))
+    half = config.point_epochs
+    train_supernet(supernet, prepared.train, replace(config, epochs=config.epochs - half))
+    assignments = CHOSEN[kind](supernet, part, prepared, config, DEFAULT_BUDGETS)
+    points = [Point(b.name, a, supernet.add_row(a)) for b, a in zip(DEFAULT_BUDGETS, assignments, strict=True)]
+    rest = replace(config, epochs=half, rounding_from=0.0)
+    train_supernet(supernet, prepared.train, rest, points=[(p.assignment, p.row) for p in points])
+    return points
+
+
 def train_and_score(
     data: Dataset, args: argparse.Namespace, name: str, config: TrainConfig, fold: int
 ) -> dict[str, Scores]:
@@ -130,7 +147,7 @@ def train_and_score(
     norms = prepared.train.subset(order[:FOR_NORMS])
     start = round((1 - AVERAGED) * config.epochs)
     kind, _, option = name.partition(" with ")
-    plan = VARIANTS[option or ("recipe" if kind in ("fp32", *ALONE, *GATED) else kind)]
+    plan = VARIANTS[option or ("recipe" if kind in ("fp32", *ALONE, *GATED, *CHOSEN) else kind)]
 
     def averaging(model: nn.Module) -> tuple[WeightAverage, Callable[[int], None]]:
         average = WeightAverage(model)
@@ -155,8 +172,8 @@ def train_and_score(
         return both(average, float_scores)
     widths = (ALONE[kind],) if kind in ALONE else DEFAULT_WIDTHS
     supernet = convert(prepared.network, prepared.example(), widths)
-    if kind in GATED:
-        points = train_gated(supernet, prepared.train, replace(config, point_share=GATED[kind]))
+    if kind in GATED or kind in CHOSEN:
+        points = train_points(supernet, part, prepared, config, kind)
         of_points = {p.name: _scores(supernet, norms, held, [p.assignment], p.row) for p in points}
         return {"": supernet_scores(supernet, norms, held) | of_points}
     average, after = averaging(supernet)
@@ -173,7 +190,7 @@ def main() -> int:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--only", type=int, nargs="+", help="train for these folds, counted from 0; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    names = ", ".join([*ALONE, "fp32", *VARIANTS, *GATED])
+    names = ", ".join([*ALONE, "fp32", *VARIANTS, *GATED, *CHOSEN])
     parser.add_argument("--rows", nargs="+", default=["recipe"], help=names)
     parser.add_argument("--rates", type=float, nargs="+", default=[8e-3])
     parser.add_argument("--decays", type=float, nargs="+", default=[1e-2])

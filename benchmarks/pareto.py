@@ -38,23 +38,22 @@ import numpy as np
 
 import caq
 from benchmarks import accuracy
+from benchmarks.baselines.chosen import SAMPLES, random_within
 from benchmarks.pareto_plot import means, plot, rows_beside
 from caq import artifact
 from caq.calibration import NormEstimator
-from caq.costs import DEFAULT_BUDGETS, Budget, affordable_cost, relative_cost
+from caq.costs import DEFAULT_BUDGETS, Budget, relative_cost
 from caq.data import Dataset
 from caq.engine import Engine
 from caq.graph import Assignment
 from caq.model import Model, OperatingPoint
 from caq.progress import progress
 from caq.search import Finder, SearchConfig
-from caq.search.choices import Choices
 from caq.search.objective import evenly
 from caq.supernet.pipeline import train_model
 from caq.supernet.train import Outputs
 
 RESULTS = Path(__file__).parent / "results"
-SAMPLES = 512
 
 
 class Bench:
@@ -96,13 +95,9 @@ class Bench:
 
     def random(self, budget: Budget, count: int) -> dict[str, Any]:
         """Mean of `count` random assignments that fill a budget, with the accuracies' spread."""
-        graph, rng = self.model.graph, np.random.default_rng(self.seed)
-        choices, most = Choices.of(graph, budget.cost), affordable_cost(graph, budget.share, budget.cost)
-        rows = []
-        for _ in range(count):
-            drawn = np.array([rng.choice(np.flatnonzero(row)) for row in choices.allowed])
-            fitted = choices.fitted(drawn, rng.standard_normal(choices.costs.shape), most)
-            rows.append(self.row("random", budget.name, choices.assignment(fitted)))
+        rng = np.random.default_rng(self.seed)
+        drawn = [random_within(self.model.graph, budget, rng) for _ in range(count)]
+        rows = [self.row("random", budget.name, assignment) for assignment in drawn]
         mean = {
             key: round(float(np.mean([row[key] for row in rows])), 6)
             for key in ("accuracy", "bytes", "bit_macs", "agreement", "loss")
