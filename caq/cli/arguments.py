@@ -146,7 +146,8 @@ def add_training(parser: argparse.ArgumentParser, learning_rate: float, checkpoi
     )
     add_seed(parser)
     add_points(parser)
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=checkpoint)
+    beside = f"{checkpoint}; the epochs that train gates' points have a file beside it, its name with -points"
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=beside)
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="folder for losses and learning rates")
     add_domain(parser)
     parser.add_argument("--threads", type=whole(1, 1024), metavar="N", help="of torch; default: its own choice")

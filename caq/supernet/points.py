@@ -39,7 +39,7 @@ def train_gated(
     """Trains `supernet` in place, learns a gate for each budget, and trains their points; returns these.
 
     `config.point_epochs` of the epochs are the points', if there are budgets. Their checkpoint lies beside that of
-    `outputs`, "-points" behind its name. Raises what `train_supernet` and `learn_gate` raise.
+    `outputs`, its name with "-points". Raises what `train_supernet` and `learn_gate` raise.
     """
     own = config.point_epochs if budgets else 0
     train_supernet(supernet, train, replace(config, epochs=config.epochs - own), outputs)
