@@ -66,6 +66,8 @@ GATED = {f"gated {share:g}": share for share in (0.0, 0.25, 0.5)}
 CHOSEN = {"chosen at random": chosen.at_random, "chosen by sensitivity": chosen.by_sensitivity}
 #: Networks for one width alone, by the row's name.
 ALONE = {f"{width} alone": width for width in DEFAULT_WIDTHS}
+#: The same in two halves, each with a schedule of its own, as a supernet whose gates' points are trained.
+HALVES = {f"{width} alone in halves": width for width in DEFAULT_WIDTHS}
 #: The share of the epochs, at the end, over which weights are averaged for the rows "averaged": as long as tensors
 #: between layers are rounded, whose steps are fitted before.
 AVERAGED = 1 / 3
@@ -126,12 +128,22 @@ def train_points(
     """Trains `supernet` and its points for the default budgets, as a row of GATED or of CHOSEN says."""
     if kind in GATED:
         return train_gated(supernet, prepared.train, replace(config, point_share=GATED[kind]))
-    half = config.point_epochs
-    train_supernet(supernet, prepared.train, replace(config, epochs=config.epochs - half))
-    assignments = CHOSEN[kind](supernet, part, prepared, config, DEFAULT_BUDGETS)
-    points = [Point(b.name, a, supernet.add_row(a)) for b, a in zip(DEFAULT_BUDGETS, assignments, strict=True)]
-    rest = replace(config, epochs=half, rounding_from=0.0)
-    train_supernet(supernet, prepared.train, rest, points=[(p.assignment, p.row) for p in points])
+
+    def choose() -> list[Point]:
+        assignments = CHOSEN[kind](supernet, part, prepared, config, DEFAULT_BUDGETS)
+        return [Point(b.name, a, supernet.add_row(a)) for b, a in zip(DEFAULT_BUDGETS, assignments, strict=True)]
+
+    return train_halves(supernet, prepared.train, config, choose)
+
+
+def train_halves(
+    supernet: Supernet, train: Samples, config: TrainConfig, choose: Callable[[], list[Point]]
+) -> list[Point]:
+    """Trains as `train_gated` does, with the points that `choose` gives half-way; returns these."""
+    train_supernet(supernet, train, replace(config, epochs=config.epochs - config.point_epochs))
+    points = choose()
+    rest = replace(config, epochs=config.point_epochs, rounding_from=0.0)
+    train_supernet(supernet, train, rest, points=[(p.assignment, p.row) for p in points])
     return points
 
 
@@ -147,7 +159,7 @@ def train_and_score(
     norms = prepared.train.subset(order[:FOR_NORMS])
     start = round((1 - AVERAGED) * config.epochs)
     kind, _, option = name.partition(" with ")
-    plan = VARIANTS[option or ("recipe" if kind in ("fp32", *ALONE, *GATED, *CHOSEN) else kind)]
+    plan = VARIANTS[option or ("recipe" if kind in ("fp32", *ALONE, *HALVES, *GATED, *CHOSEN) else kind)]
 
     def averaging(model: nn.Module) -> tuple[WeightAverage, Callable[[int], None]]:
         average = WeightAverage(model)
@@ -170,12 +182,16 @@ def train_and_score(
             return {"fp32": list(_score(predict(network, held), held))}
 
         return both(average, float_scores)
-    widths = (ALONE[kind],) if kind in ALONE else DEFAULT_WIDTHS
+    alone = ALONE | HALVES
+    widths = (alone[kind],) if kind in alone else DEFAULT_WIDTHS
     supernet = convert(prepared.network, prepared.example(), widths)
     if kind in GATED or kind in CHOSEN:
         points = train_points(supernet, part, prepared, config, kind)
         of_points = {p.name: _scores(supernet, norms, held, [p.assignment], p.row) for p in points}
         return {"": supernet_scores(supernet, norms, held) | of_points}
+    if kind in HALVES:
+        train_halves(supernet, prepared.train, config, lambda: [])
+        return {"": supernet_scores(supernet, norms, held)}
     average, after = averaging(supernet)
     train_joint(supernet, prepared.train, config, plan, after=after)
     return both(average, lambda: supernet_scores(supernet, norms, held))
@@ -190,7 +206,7 @@ def main() -> int:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--only", type=int, nargs="+", help="train for these folds, counted from 0; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    names = ", ".join([*ALONE, "fp32", *VARIANTS, *GATED, *CHOSEN])
+    names = ", ".join([*ALONE, *HALVES, "fp32", *VARIANTS, *GATED, *CHOSEN])
     parser.add_argument("--rows", nargs="+", default=["recipe"], help=names)
     parser.add_argument("--rates", type=float, nargs="+", default=[8e-3])
     parser.add_argument("--decays", type=float, nargs="+", default=[1e-2])
