@@ -4,7 +4,8 @@
     python -m benchmarks.training_cost --data digits --model resnet8
 
 Processor time of whole trainings of five epochs, so that rounding between layers has its usual share, on the same few
-batches; the least of --repeats, which other work on the machine disturbs least. The unit is the float network with its
+batches; the least of --repeats, which other work on the machine disturbs least. The epochs that train gates' points
+round between layers throughout. The unit is the float network with its
 tensors channels last; trained channels first, as torch does unasked, it stands beside. Results go to
 benchmarks/results/.
 """
@@ -16,6 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from benchmarks.accuracy import RESULTS, FloatNetwork
 from caq.data import load
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.pipeline import prepare
-from caq.supernet.train import Outputs, TrainConfig, train_float, train_supernet
+from caq.supernet.train import Outputs, TrainConfig, random_assignment, train_float, train_supernet
 
 EPOCHS = 5
 QUIET = Outputs(quiet=True)
@@ -55,6 +57,8 @@ def main() -> int:
     few = prepared.train.subset(np.arange(args.batches * config.batch_size))
     plain, last = FloatNetwork(prepared, channels_last=False), FloatNetwork(prepared)
     joint = convert(prepared.network, prepared.example(), DEFAULT_WIDTHS)
+    rng, second = np.random.default_rng(0), replace(config, rounding_from=0.0)
+    points = [(drawn, joint.add_row(drawn)) for drawn in (random_assignment(joint.graph, rng) for _ in range(3))]
     alone = {width: convert(prepared.network, prepared.example(), (width,)) for width in (8, 2)}
     runs: dict[str, Callable[[], None]] = {
         "fp32, channels last": lambda: train_float(last, few, config, QUIET),
@@ -62,6 +66,7 @@ def main() -> int:
         "w8a8 alone": lambda: train_supernet(alone[8], few, config, QUIET),
         "w2a2 alone": lambda: train_supernet(alone[2], few, config, QUIET),
         "supernet, " + ", ".join(map(str, DEFAULT_WIDTHS)): lambda: train_supernet(joint, few, config, QUIET),
+        "the same, with gates' points": lambda: train_supernet(joint, few, second, QUIET, points),
     }
     found = {name: s / args.batches for name, s in seconds_per_epoch(runs, args.repeats).items()}
     unit = found["fp32, channels last"]
