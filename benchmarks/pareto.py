@@ -11,8 +11,10 @@ One supernet a seed, and for each of its gates' budgets:
     sensitivity  each layer's loss when it alone is lowered, and an exact choice by these: the search without evolution
     random       widths drawn for every layer, then made to cost as much; mean of --random of them
 
-All are repaired to fill the budget by the same code. Batch norm is re-estimated for each; gates, as trained, by torch,
-the others in integers from 512 training samples. The test split is measured for the record: no row is chosen by it.
+All are repaired to fill the budget by the same code. Points of gates are trained, as uniform widths are; the others are
+chosen afterwards (benchmarks.joint_folds has rows "chosen ..." of others that are trained alike). Batch norm is
+re-estimated for each; gates, as trained, by torch, the others in integers from 512 training samples. The test split is
+measured for the record: no row is chosen by it.
 Besides accuracy, rows have `agreement`, the share of test samples that get the label that the widest point gives them
 (what a change of widths does, without the luck of borderline samples), and `loss`, what the search makes small.
 
