@@ -86,7 +86,8 @@ def _load(path: Path) -> tuple[Any, tuple[Path, ...]]:
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror or error}") from error
     except (DecodeError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{path}: not a valid ONNX file: {str(error).strip().splitlines()[0]}") from error
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]  # some damage has no message
+        raise WeightsError(f"{path}: not a valid ONNX file: {why}") from error
     return model, (path, *(path.parent / name for name in sorted(names)))
 
 

@@ -12,6 +12,7 @@ import torch
 
 onnx = pytest.importorskip("onnx")
 
+from google.protobuf.message import DecodeError  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
@@ -458,6 +459,18 @@ def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'caq\[onnx\]'"):
         read_onnx(tmp_path / "m.onnx", LAST)
+
+
+def test_damage_that_has_no_message_is_named_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"\xff")
+
+    def load(*_: object, **__: object) -> None:
+        raise DecodeError("")
+
+    monkeypatch.setattr(onnx, "load", load)
+    with pytest.raises(WeightsError, match=r"m\.onnx: not a valid ONNX file: DecodeError$"):
+        read_onnx(path, LAST)
 
 
 def test_damaged_files_are_refused_or_read(tmp_path: Path) -> None:
