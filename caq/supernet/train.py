@@ -174,9 +174,9 @@ def train_supernet(
         target = logits.detach()
         for assignment, row in narrower(rng):
             supernet.set_assignment(assignment, row)
-            outputs_of = network(x)
-            hard = task_loss(config.task, outputs_of, x, y)
-            soft = distillation_loss(config.task, outputs_of, target)
+            narrow_logits = network(x)
+            hard = task_loss(config.task, narrow_logits, x, y)
+            soft = distillation_loss(config.task, narrow_logits, target)
             learn(config.labels * hard + (1 - config.labels) * soft)
         return float(loss.detach())
 
