@@ -115,7 +115,7 @@ class Fit(NamedTuple):
 class HeadRung:
     """Fits the classifier of one set after the other, of a `coded` model with the factory's parameters.
 
-    x (N, H, W, C) int16, y (N,): samples of the factory to fit, each of which weighs `core_weight`. ridge, spread: see
+    x (N, H, W, C) int16, y (N,): samples of the factory to fit, which weigh `core_weight` together. ridge, spread: see
     the module. Raises UnsupportedError on a model without a linear classifier.
     """
 
@@ -129,7 +129,8 @@ class HeadRung:
         spread: float,
     ) -> None:
         self._model, self._layer = model, linear_layer(model.graph)
-        self._x, self._y, self._weight, self._ridge, self._spread = x, y, core_weight, ridge, spread
+        self._x, self._y, self._ridge, self._spread = x, y, ridge, spread
+        self._weight = core_weight / max(len(y), 1)
         self._before = _without_last(model)
         self._core: dict[int, NDArray[np.int32]] = {}
 

@@ -6,8 +6,9 @@ correlates with the accuracy that is lost on the source's test at 0.90, the loss
 on 60 samples at 0.93 and 0.88 (docs/calibration.md). So a set is calibrated if, on samples that no rung saw,
 
     forgetting    the cross entropy of the factory's samples is at most `forgetting` above what it was at the factory
-    gain          the cross entropy of the stream's labelled samples falls; or, where there is no label, the entropy of
-                  the answers to the batch does, which rungs do not aim at
+    gain          the cross entropy of the stream's labelled samples falls, or rises by no more than `doubt` standard
+                  errors of the difference; or, where there is no label, the entropy of the answers to the batch falls,
+                  which rungs do not aim at
 
 and if the guard's floors of accuracy hold for all such sets together (caq.calibration.guard).
 
@@ -42,9 +43,19 @@ def held_out(ids: NDArray[np.integer], seed: int) -> NDArray[np.bool_]:
     return np.array(draws) < HELD_OUT
 
 
+def losses(z: NDArray[np.float64], y: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Cross entropy (N,), in nats, of outputs z (N, K) with labels y (N,)."""
+    return -log_softmax(z)[np.arange(len(y)), y]
+
+
 def cross_entropy(z: NDArray[np.float64], y: NDArray[np.integer]) -> float:
     """Mean cross entropy, in nats, of outputs z (N, K) with labels y (N,)."""
-    return float(-log_softmax(z)[np.arange(len(y)), y].mean())
+    return float(losses(z, y).mean())
+
+
+def standard_error(values: NDArray[np.float64]) -> float:
+    """Of the mean of values (N,); 0 for a single one."""
+    return float(values.std() / np.sqrt(max(len(values) - 1, 1)))
 
 
 def entropy(z: NDArray[np.float64]) -> float:
@@ -109,11 +120,12 @@ class Judge:
         after: Parameters,
         sets: tuple[ParameterSet, ...],
         forgetting: float,
+        doubt: float,
         deadline: Deadline,
     ) -> Judged | None:
         """Judges a change of some sets; None if nothing is there to judge it on. Raises OutOfTime.
 
-        forgetting: see the module, nats.
+        forgetting, in nats, and doubt: see the module.
         """
         known, stream = on.y != UNLABELLED, np.arange(len(on.x)) >= on.factory
         if not known.any() or not stream.any():
@@ -124,11 +136,12 @@ class Judge:
         for which in sets:
             a, b = old[which.name], new[which.name]
             if labelled.any():
-                gain = cross_entropy(a[labelled], on.y[labelled]) - cross_entropy(b[labelled], on.y[labelled])
+                falls = losses(a[labelled], on.y[labelled]) - losses(b[labelled], on.y[labelled])
+                gain, chance = float(falls.mean()), doubt * standard_error(falls)
             else:
-                gain = entropy(a[stream]) - entropy(b[stream])
+                gain, chance = entropy(a[stream]) - entropy(b[stream]), 0.0
             lost = self._forgotten(which, b[: on.factory], deadline)
-            if gain > 0 and lost <= forgetting:
+            if gain + chance > 0 and lost <= forgetting:
                 helped.append(which)
                 continue
             what = "cross entropy" if labelled.any() else "entropy"

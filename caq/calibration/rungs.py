@@ -35,9 +35,12 @@ _TO_PROPOSE = 0.5
 #: Parts of the way to what a rung proposes, tried in turn until they help: the whole way often costs the source more
 #: than a quarter of it, and gains no more. The head's way begins at the factory, and most of its gain is near its end.
 SHARES, HEAD_SHARES = (1.0, 0.5, 0.25), (1.0, 0.75, 0.5)
+#: Standard errors by which the stream's cross entropy may rise with a new head: it is fitted anew, to all that the one
+#: in force was fitted to and more, so a rise on a few samples is chance more often than not.
+_HEAD_DOUBT = 1.0
 
 #: `Judge.__call__` on the step's slice.
-Judging = Callable[[Parameters, Parameters, tuple[ParameterSet, ...], float, Deadline], "Judged | None"]
+Judging = Callable[[Parameters, Parameters, tuple[ParameterSet, ...], float, float, Deadline], "Judged | None"]
 
 #: Gives a candidate: parameters for some sets, a part of the way to what a rung proposes. It may call the last argument
 #: before each piece of work.
@@ -251,6 +254,7 @@ class Ladder:
             return now, _dropped(name, "time was over before a set was done; give a larger max_ms")
         parameters, rest, config = now.parameters, sets, self._config
         forgetting = config.head_forgetting if name == "head" else config.forgetting
+        doubt = _HEAD_DOUBT if name == "head" else 0.0
         record: dict[str, Any] = {}
         shares: dict[str, float] = {}
         try:
@@ -260,7 +264,7 @@ class Ladder:
                     record = {"what": name, "promoted": True, "reasons": ["there is no guard"]}
                     parameters = with_rows(parameters, sets, candidate)
                     return replace(now, parameters=parameters), {**record, "sets": [which.name for which in sets]}
-                judged = judge(now.parameters, candidate, rest, forgetting, deadline)
+                judged = judge(now.parameters, candidate, rest, forgetting, doubt, deadline)
                 if judged is None:
                     return now, _dropped(name, "nothing to judge it on: no sample of the stream was held out")
                 found = judged.verdict.record(name, nbytes=len(judged.sets) * _row_bytes(candidate), ms=0.0)

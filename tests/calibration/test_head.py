@@ -25,7 +25,7 @@ from tests import models
 from tests.calibration.streams import core_of, source
 from tests.conditional_models import with_gate
 
-HEAD = CalibratorConfig(rungs=("head",), guarded=False, head_weight=0.1, head_spread=0.0)
+HEAD = CalibratorConfig(rungs=("head",), guarded=False, head_weight=5.0, head_spread=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from caq.calibration.biases import output_layer, with_output_biases
 from caq.calibration.core import UNLABELLED
 from caq.calibration.deadline import Deadline, OutOfTime
 from caq.calibration.guard import Limits
-from caq.calibration.judge import Judge, cross_entropy, entropy, held_out
-from caq.calibration.sets import coded, parameter_sets
+from caq.calibration.judge import Judge, cross_entropy, entropy, held_out, losses, standard_error
+from caq.calibration.sets import coded, logits, parameter_sets
 from tests import models
 from tests.calibration.streams import core_of, source
 
@@ -28,11 +28,11 @@ def world():
 FREE = Limits(gain=None, point=1, class_=1, factory=1)
 
 
-def judge(world, y, limits=FREE, forgetting=0.05):
+def judge(world, y, limits=FREE, forgetting=0.05, doubt=0.0):
     model, core, stream = world
     made = Judge(model, core, seed=0, limits=limits)
     on = made.slice_of(core, stream, y, np.arange(60))
-    return lambda before, after, sets, deadline: made(on, before, after, sets, forgetting, deadline)
+    return lambda before, after, sets, deadline: made(on, before, after, sets, forgetting, doubt, deadline)
 
 
 def with_biases(model, rows, b):
@@ -60,6 +60,29 @@ def test_a_set_is_calibrated_if_labels_say_that_it_gains(world):
     found = judge(world, np.full(60, 1), forgetting=9)(model.parameters, better, sets, NEVER)
     assert found is not None and not found.verdict.promote and found.sets == sets
     assert "cross entropy of the stream falls by -" in found.verdict.reasons[0]
+
+
+def test_a_rise_that_may_be_chance_can_be_allowed(world):
+    """Labels at random: what biases gain on some samples they lose on others, so falls are near 0."""
+    model, core, stream = world
+    sets, y = parameter_sets(model)[2:3], np.random.default_rng(1).integers(0, 3, 60)
+    on = Judge(model, core, seed=0, limits=FREE).slice_of(core, stream, y, np.arange(60))
+    at, seen = slice(on.factory, None), []
+    before = losses(logits(model, sets, on.x)["w8a8"], on.y)[at]
+    for b in range(-40, 41, 4):
+        change = with_biases(model, [2], [b, -b, 0.0])
+        falls = before - losses(logits(model.replace(parameters=change), sets, on.x)["w8a8"], on.y)[at]
+        gain, error = falls.mean(), falls.std(ddof=1) / len(falls) ** 0.5
+        found = [judge(world, y, doubt=d, forgetting=1e6)(model.parameters, change, sets, NEVER) for d in (0.0, 1.0)]
+        seen.append(tuple(f.verdict.promote for f in found))
+        assert seen[-1] == (gain > 0, gain + error > 0)
+    assert {(False, False), (False, True)} <= set(seen)
+
+
+def test_a_standard_error_is_that_of_the_mean():
+    values = np.random.default_rng(0).standard_normal((2000, 10))
+    assert np.mean([standard_error(row) for row in values]) == pytest.approx(10**-0.5, rel=0.05)
+    assert standard_error(values[0, :1]) == 0
 
 
 def test_what_the_factory_knew_limits_it(world):
@@ -113,7 +136,7 @@ def test_the_slice_has_the_whole_batch_where_it_has_no_labels(world):
     assert labelled.factory == factory and len(labelled.y) == factory + held_out(ids, 0).sum()
     assert len(made.slice_of(core, stream, np.full(60, UNLABELLED), ids).y) == factory + 60
     alone = made.slice_of(core, stream[:0], np.zeros(0, np.int16), ids[:0])
-    assert made(alone, model.parameters, model.parameters, parameter_sets(model), 0.05, NEVER) is None
+    assert made(alone, model.parameters, model.parameters, parameter_sets(model), 0.05, 0.0, NEVER) is None
 
 
 def test_time_can_end_it(world):
