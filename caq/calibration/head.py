@@ -198,6 +198,9 @@ class HeadRung:
         head = parameters.head.copy()
         codes = m if width == TOP_WIDTH else (m - 1) / 2
         head[row] = codes.astype(np.int8).reshape(-1)
+        if parameters.flips is not None:  # they would change the features that it is fitted to
+            found["flips"] = parameters.flips.copy()
+            found["flips"][row] = 0
         return parameters.replace(**found, head=head)
 
     def _factory(self, which: ParameterSet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -198,6 +198,22 @@ def test_no_share_of_the_way_is_the_factory_but_for_rounding(world):
     assert np.abs(a - b).max() < 0.02 * np.ptp(a)
 
 
+def test_a_candidate_takes_the_flips_of_its_set_back(world):
+    """Features are the factory's; flips would change them. Other sets keep theirs."""
+    model, core, x, y = world
+    plain, sets = coded(model), parameter_sets(model)
+    which = sets[1]
+    rung = HeadRung(plain, core.x.astype(np.int16), core.y, 1.0, 1.0, 1.0)
+    flips = np.zeros((len(plain.parameters.gain), plain.graph.weights), np.int8)
+    flips[:, 3] = 1
+    start = plain.parameters.replace(head=factory_head(plain, sets), flips=flips)
+    codes = model.encode(x[:100])[0].astype(np.int16)
+    fit = rung.fit(which, rung.features(which, codes), y[:100], lambda: None)
+    found = rung.candidate(start, {which.row: fit}, 1.0, (which,), lambda: None)
+    assert not found.flips[which.row].any() and flips.any(1).all()
+    np.testing.assert_array_equal(np.delete(found.flips, which.row, 0), np.delete(flips, which.row, 0))
+
+
 def test_a_restart_goes_on_bit_for_bit(world, tmp_path):
     model, core, x, y = world
     artifact.save(model, tmp_path / "x.caq")
