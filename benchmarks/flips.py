@@ -12,19 +12,22 @@ ladder with labels (benchmarks.calibrate_stream), and then:
     random      the rule, with random feedback: flips in random directions, about as many
 
 each with the guard, and without (`free`). Accuracies are in %, of the target's test half and of the source's after the
-last batch, mean over streams and seeds; flipped: share of codes, in %.
+last batch, mean over streams and seeds; flipped: share of codes, in %. They go to benchmarks/results/flips.json, or
+flips_choices.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.calibrate_stream import CORE, accuracy
 from benchmarks.calibrate_streams import DEV, REPORTED, WIDTHS, Phase, Protocol, usc_had
@@ -36,6 +39,7 @@ from caq.progress import progress
 from caq.sections import StoredFlips
 from caq.supernet.flips import Drift, FlipConfig, train_flips
 
+RESULTS = Path(__file__).parent / "results"
 METHODS = ("ladder", "flips", "evidence", "random")
 
 
@@ -91,6 +95,14 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+def command(args: argparse.Namespace) -> str:
+    """The command line of these settings, without the caller's folders."""
+    text = f"python -m benchmarks.flips --folder DATA --seeds {' '.join(map(str, args.seeds))}"
+    text += "" if args.targets is None else f" --targets {args.targets}"
+    text += "" if args.methods == METHODS else f" --methods {' '.join(args.methods)}"
+    return text + " --reported" * args.reported
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="has usc_had/")
@@ -121,7 +133,17 @@ def main() -> int:
                         rows.append({"method": method, "seed": seed, "stream": phase.name, **found})
                         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
                         advance(f"{method} {phase.name}")
-    print(json.dumps({"reported": args.reported, "widths": WIDTHS, "table": table(rows)}, indent=1))
+    result = {
+        "command": command(args),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "widths": WIDTHS,
+        "table": table(rows),
+        "rows": rows,
+    }
+    stem = "flips" + ("" if args.reported else "_choices")
+    (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    for line in result["table"]:
+        print(json.dumps(line))
     return 0
 
 
