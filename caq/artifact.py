@@ -8,7 +8,8 @@ first three are always there:
      "parameters": {"dtype": "U8", "shape": [n], "data_offsets": [m, m + n]},
      "planes":     {"dtype": "U8", "shape": [w, P], "data_offsets": [m + n, m + n + w * P]},
      "core":       {"dtype": "U8", "shape": [N, B], "data_offsets": [m + n + w * P, m + n + w * P + N * B]},
-     "flips":      {"dtype": "U8", "shape": [f], "data_offsets": [m + n + w * P + N * B, ...]}}
+     "flips":      {"dtype": "U8", "shape": [f], "data_offsets": [m + n + w * P + N * B, ...]},
+     "features":   {"dtype": "U8", "shape": [M, F], "data_offsets": [...]}}
 
 A model has one notation. The header and the manifest are what `json.dumps` writes without spaces, keys in the order of
 this text, then spaces up to a multiple of 8 bytes; what could be left out, or written shorter, is refused. No byte of
@@ -39,6 +40,11 @@ its size, 8 features, K outputs:
     w2           int8    (W, H)     weights of the output
     b2           int16   (W,)       its bias
     feedback     int8    (C, K)     what outputs gain from each channel
+
+features: a row for each of M samples of the training data (caq.calibration.head): its class (int16, little-endian),
+then for each width, ascending, the codes that the last layer reads when that width is everywhere, in as many bits as it
+reads, least significant first, one code after the other from the least significant bit of a byte on; what is left of
+the last byte of a width is 0.
 
 manifest: an object.
 
@@ -104,7 +110,15 @@ from caq.plan import Parameters
 from caq.quant import plane_bytes
 from caq.record import NamedTuple
 from caq.scaling import InputScaling
-from caq.sections import SECTIONS, StoredCore, StoredFlips, core_row_bytes, hidden_units
+from caq.sections import (
+    SECTIONS,
+    StoredCore,
+    StoredFeatures,
+    StoredFlips,
+    core_row_bytes,
+    feature_row_bytes,
+    hidden_units,
+)
 from caq.strict_json import as_ints, dump, parse
 
 if TYPE_CHECKING:
@@ -277,6 +291,7 @@ class Reader:
             mapped,
             self._read_core() if sections and "core" in self.tensors else None,
             self._read_flips() if sections and "flips" in self.tensors else None,
+            self._read_features() if sections and "features" in self.tensors else None,
         )
 
     def _read_parameters(self) -> dict[str, NDArray[Any]]:
@@ -303,6 +318,14 @@ class Reader:
         flips = StoredFlips.from_row(self._read_section("flips"), self.manifest.graph)
         flips.check(self.manifest.graph, self.manifest.task)
         return flips
+
+    def _read_features(self) -> StoredFeatures:
+        graph, rows = self.manifest.graph, self._read_section("features")
+        features = StoredFeatures.from_rows(rows, graph)
+        features.check(graph, self.manifest.task)
+        if not np.array_equal(features.to_rows(graph), rows):
+            raise SchemaError("features: a bit after the last code of a width is not 0")
+        return features
 
     def _read_section(self, name: str) -> NDArray[np.uint8]:
         t = self.tensors[name]
@@ -400,6 +423,8 @@ class Reader:
             nbytes = self.tensors["flips"].nbytes
             hidden_units(nbytes, g)
             expected["flips"] = (nbytes,)
+        if "features" in found:
+            expected["features"] = (*self.tensors["features"].shape[:1], feature_row_bytes(g))
         for name, shape in expected.items():
             if self.tensors[name].shape != shape:
                 raise SchemaError(f"{name}: shape {self.tensors[name].shape}, where the manifest asks for {shape}")

@@ -131,4 +131,7 @@ def _sections(model: Model) -> dict[str, NDArray[np.uint8]]:
     if model.flip_network is not None:
         model.flip_network.check(model.graph, model.task)
         found["flips"] = model.flip_network.to_row(model.graph)
+    if model.features is not None:
+        model.features.check(model.graph, model.task)
+        found["features"] = model.features.to_rows(model.graph)
     return found

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from caq.pages import MappedPlanes
-    from caq.sections import StoredCore, StoredFlips
+    from caq.sections import StoredCore, StoredFeatures, StoredFlips
 
 #: What a model may be trained for, and how it is scored.
 TASKS = {"classify": "accuracy", "reconstruct": "r2"}
@@ -66,8 +66,9 @@ class Model(Record):
 
     planes: (w, graph.plane_bytes) uint8, most significant first; w is below 8 when only narrower widths were read.
     sample_shape: of one sample in the data's own layout. mapped: the file that `planes` lie in, if they were not read
-    into memory; None as soon as they are others. core, flip_network: what calibration starts from and flips bits with,
-    if the file has them and they were read. Raises SchemaError on a conditional point whose gate cannot work.
+    into memory; None as soon as they are others. core, flip_network, features: what calibration starts from, flips bits
+    with and fits classifiers to, if the file has them and they were read. Raises SchemaError on a conditional point
+    whose gate cannot work.
     """
 
     graph: Graph
@@ -82,6 +83,7 @@ class Model(Record):
     mapped: MappedPlanes | None = None
     core: StoredCore | None = None
     flip_network: StoredFlips | None = None
+    features: StoredFeatures | None = None
 
     def __post_init__(self) -> None:
         if self.mapped is not None and self.mapped.planes is not self.planes:

@@ -1,7 +1,7 @@
 """Optional sections of a `.caq` file: what calibration on a device needs, and inference does not.
 
 A section is a tensor of bytes behind the planes (caq.artifact), so that who only runs a model reads as much as without.
-N samples, W widths of weights, [H, W, C] the shape that the graph eats.
+N samples, W widths of weights, [H, W, C] the shape that the graph eats, D codes that its last layer reads.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 
 from caq.errors import SchemaError
 from caq.graph import Graph
+from caq.quant import activation_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: In the file's order.
-SECTIONS = ("core", "flips")
+SECTIONS = ("core", "flips", "features")
 _LABEL = np.dtype("<i2")
 #: What the flip network knows of a weight (caq.calibration.flips.FEATURES); its hidden units at most.
 FLIP_FEATURES, MAX_HIDDEN = 8, 256
@@ -107,6 +108,81 @@ class StoredFlips(NamedTuple):
             found.append(array.reshape(shape).astype(dtype.newbyteorder("=")))
             start += count * dtype.itemsize
         return cls(*found)
+
+
+class StoredFeatures(NamedTuple):
+    """What the last layer reads of samples of the training data, with that width everywhere: caq.calibration.head fits
+    a classifier to it, where a core set of as many bytes would be far fewer samples.
+
+    codes: (W, N, D) uint8, int8 if they are signed; y: (N,) int16, classes.
+    """
+
+    codes: NDArray[np.uint8] | NDArray[np.int8]
+    y: NDArray[np.int16]
+
+    def check(self, graph: Graph, task: str) -> None:
+        """Raises SchemaError unless the arrays have their dtypes, fit `graph` and each other, and classes exist."""
+        count, signed, classes = len(self.y), _reads_signed(graph), math.prod(graph.shapes[-1])
+        dtype, shape = np.dtype(np.int8 if signed else np.uint8), (len(graph.widths), count, features_read(graph))
+        if self.codes.dtype != dtype or self.codes.shape != shape:
+            raise SchemaError(
+                f"features.codes: {dtype.name} {shape} is expected, not {self.codes.dtype} {self.codes.shape}"
+            )
+        if self.y.dtype != np.int16 or self.y.ndim != 1:
+            raise SchemaError(f"features.y: int16 (N,) is expected, not {self.y.dtype} {self.y.shape}")
+        if task != "classify" or not count:
+            raise SchemaError(f"features: classes, and 1 sample or more, are expected, not {task}, {count}")
+        if self.y.min() < 0 or self.y.max() >= classes:
+            raise SchemaError(
+                f"features.y: classes 0 to {classes - 1} are expected, not {self.y.min()} to {self.y.max()}"
+            )
+        for codes, width in zip(self.codes, _read_widths(graph), strict=True):
+            low, high = activation_range(width, signed)
+            if codes.min() < low or codes.max() > high:
+                raise SchemaError(
+                    f"features.codes: {low} to {high} are expected at {width} bits, not {codes.min()} to {codes.max()}"
+                )
+
+    def to_rows(self, graph: Graph) -> NDArray[np.uint8]:
+        """As the file has it: (N, feature_row_bytes), of each sample its class, then its codes at each width."""
+        parts = [self.y.astype(_LABEL).view(np.uint8).reshape(-1, _LABEL.itemsize)]
+        for codes, width in zip(self.codes, _read_widths(graph), strict=True):
+            bits = codes.view(np.uint8)[..., None] >> np.arange(width, dtype=np.uint8) & 1
+            parts.append(np.packbits(bits.reshape(len(bits), -1), axis=1, bitorder="little"))
+        return np.concatenate(parts, axis=1)
+
+    @classmethod
+    def from_rows(cls, rows: NDArray[np.uint8], graph: Graph) -> StoredFeatures:
+        """What `to_rows` gave, of (N, feature_row_bytes(graph)); not checked."""
+        start, count, signed = _LABEL.itemsize, features_read(graph), _reads_signed(graph)
+        y = np.ascontiguousarray(rows[:, :start]).view(_LABEL)[:, 0].astype(np.int16)
+        found: list[NDArray[Any]] = []
+        for width in _read_widths(graph):
+            end = start + -(-count * width // 8)
+            bits = np.unpackbits(rows[:, start:end], axis=1, count=count * width, bitorder="little")
+            codes = np.packbits(bits.reshape(len(rows), count, width), axis=2, bitorder="little")[..., 0]
+            found.append((codes << (8 - width)).view(np.int8) >> (8 - width) if signed else codes)
+            start = end
+        return cls(np.stack(found), y)
+
+
+def _read_widths(graph: Graph) -> list[int]:
+    """How many bits the last layer reads, with each width everywhere."""
+    return [graph.uniform(width)[-1].activation for width in graph.widths]
+
+
+def _reads_signed(graph: Graph) -> bool:
+    return graph.signed(graph.ops[graph.layers[-1].op].inputs[0])
+
+
+def features_read(graph: Graph) -> int:
+    """How many codes the last layer reads for each of its outputs."""
+    return graph.layers[-1].weights // graph.layers[-1].channels
+
+
+def feature_row_bytes(graph: Graph) -> int:
+    """What the features of a sample take in a file."""
+    return _LABEL.itemsize + sum(-(-features_read(graph) * width // 8) for width in _read_widths(graph))
 
 
 def _flip_arrays(graph: Graph, hidden: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.calibrate_streams import WIDTHS
-from benchmarks.continual.methods import BACKPROP, EPOCHS, METHODS, RATE, ZEROTH_ORDER
+from benchmarks.continual.methods import BACKPROP, EPOCHS, FEATURED, METHODS, RATE, ZEROTH_ORDER
 from benchmarks.continual.plot import plot
 from benchmarks.continual.stream import CORE, PROTOCOLS, follow, last, protocol_of, start_of
 from caq.calibration.config import CalibratorConfig
@@ -45,7 +45,7 @@ def settings_of(method: str, core: int) -> dict[str, Any]:
     if method == "qzo":
         settings |= asdict(ZEROTH_ORDER)
     if method.startswith("ours"):
-        settings |= asdict(CalibratorConfig())
+        settings |= asdict(CalibratorConfig()) | {"features": method in FEATURED}
     return settings
 
 

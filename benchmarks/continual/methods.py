@@ -8,7 +8,9 @@
     qzo             zeroth order on the scales
     er, der_pp, er_ace, a_gem   replay with back-propagation
     lsq             back-propagation on the whole core set and the batch: an upper bound
-    ours            the calibrator, with labels; ours_unlabelled, ours_unguarded: without them, or without its guard
+    ours            the calibrator, with labels; half of the core set's bytes are features of source samples
+    ours_unguarded  without its guard; ours_core: all bytes are the core set's, as they are in all that follow
+    ours_unlabelled without labels; ours_headless: statistics and biases alone
     ours_random     with a core set drawn at random; ours_fixed: with one that no sample of the stream comes into
 
 All but none, ranges, bn, bn_prior, bias, squant, squant_bn and ours_unlabelled read labels.
@@ -20,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from benchmarks.continual.forward import BiasCorrection, Unchanged, ZerothOrder, ZerothOrderSettings
-from benchmarks.continual.ours import BATCH_NORM, Ours, random_core
+from benchmarks.continual.ours import BATCH_NORM, Ours, random_core, with_features
 from benchmarks.continual.start import Codes, Labels, Method, Start
 from caq.calibration.config import CalibratorConfig
 from caq.model import Model
@@ -84,6 +86,8 @@ def backprop(name: str, rate: float = RATE, epochs: int = EPOCHS) -> Callable[[S
     return make
 
 
+#: Methods whose artifact has features of source samples.
+FEATURED = ("ours", "ours_unguarded")
 BACKPROP = ("er", "der_pp", "er_ace", "a_gem", "lsq")
 METHODS: dict[str, Callable[[Start], Method]] = {
     "none": Unchanged,
@@ -95,10 +99,11 @@ METHODS: dict[str, Callable[[Start], Method]] = {
     "squant_bn": _squant_bn,
     "qzo": lambda start: ZerothOrder(start, ZEROTH_ORDER),
     **{name: backprop(name) for name in BACKPROP},
-    "ours": _ours(CalibratorConfig()),
+    "ours": lambda start: Ours(with_features(start), CalibratorConfig()),
+    "ours_core": _ours(CalibratorConfig()),
     "ours_unlabelled": _ours(CalibratorConfig(), labelled=False),
     "ours_headless": _ours(CalibratorConfig(rungs=("statistics", "biases"))),
-    "ours_unguarded": _ours(CalibratorConfig(guarded=False)),
+    "ours_unguarded": lambda start: Ours(with_features(start), CalibratorConfig(guarded=False)),
     "ours_random": lambda start: Ours(random_core(start), CalibratorConfig()),
     "ours_fixed": _ours(CalibratorConfig(keep=1.0)),
 }

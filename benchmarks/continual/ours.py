@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.continual.start import Codes, Labels, Start
-from caq.calibration.calibrator import Calibrator
+from caq.calibration.calibrator import Calibrator, make_core
 from caq.calibration.config import CalibratorConfig
 from caq.calibration.core import CoreSet
+from caq.calibration.head import draw_features
 from caq.model import Model
+from caq.sections import feature_row_bytes
 
 #: So small a pseudo-count that the factory's statistics are given up for the stream's.
 NO_PRIOR = 1e-6
@@ -29,6 +31,16 @@ class Ours:
 
     def model(self, width: int) -> Model:
         return self._calibrator.model
+
+
+def with_features(start: Start) -> Start:
+    """With a core set of half the samples, and features of others in the bytes that the other half had."""
+    x, y = start.train[0].astype(np.int16), start.train[1]
+    core = make_core(start.model, x, y, size=len(start.core) // 2, seed=start.seed)
+    room = (start.core.nbytes - core.nbytes) // feature_row_bytes(start.model.graph)
+    count, own = min(room, len(y) - len(core)), -1 - core.ids
+    features = draw_features(start.model, x, y, count, seed=start.seed, without=own)
+    return replace(start, core=core, model=start.model.replace(features=features))
 
 
 def random_core(start: Start) -> Start:

@@ -27,13 +27,13 @@ class CalibratorConfig:
     that the stream's do at most; bias_prior: how strongly output biases are drawn to the factory's; bias_memory: as
     memory, for labelled samples. core_weight: of a core sample in the fit of biases, one of the stream has 1. keep:
     share of the core set that samples of the factory keep. batch: samples that `learn_one` collects for a step.
-    waiting: samples without a label that are kept for one that comes late. head_weight: of all core samples together in
-    the fit of the classifier, one of the stream has 1; head_ridge, head_spread: how strongly that is drawn to the
-    factory's (caq.calibration.head); head_samples: the last labelled ones of the stream that it is fitted to. on_drift:
-    calibrate only with the `follow` samples after an alarm of the drift detector. pseudo_labels: how sure, 0 to 1, the
-    widest set's answer is to be to stand for a label, for the biases of a step that has no label; None: none does.
-    flip_rates: codes that a speed of 1 moves a latent by, at 2 and at 8 bits, geometric between; flip_rounds: how often
-    flips look at a batch. max_ms: that a step may compute; max_bytes: of the state.
+    waiting: samples without a label that are kept for one that comes late. head_weight: of the source's samples
+    together in the fit of the classifier, one of the stream has 1; head_ridge, head_spread: how strongly that is drawn
+    to the factory's (caq.calibration.head); head_samples: the last labelled ones of the stream that it is fitted to.
+    on_drift: calibrate only with the `follow` samples after an alarm of the drift detector. pseudo_labels: how sure, 0
+    to 1, the widest set's answer is to be to stand for a label, for the biases of a step that has no label; None: none
+    does. flip_rates: codes that a speed of 1 moves a latent by, at 2 and at 8 bits, geometric between; flip_rounds: how
+    often flips look at a batch. max_ms: that a step may compute; max_bytes: of the state.
     """
 
     rungs: tuple[str, ...] = LADDER
@@ -45,8 +45,8 @@ class CalibratorConfig:
     bias_prior: float = 1.0
     bias_memory: float = 400.0
     core_weight: float = 3.0
-    head_weight: float = 300.0
-    head_ridge: float = 0.1
+    head_weight: float = 150.0
+    head_ridge: float = 0.03
     head_spread: float = 10.0
     head_samples: int = 400
     head_forgetting: float = 0.3

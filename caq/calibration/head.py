@@ -10,7 +10,8 @@ W0, b0: the factory's. V: the features' covariance within a class, mean of the c
 samples of the source stand for its others, which differ from them as samples of a class do (noise on features comes to
 such a term: Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995).
 
-Samples are the core set's of the factory, and the last labelled ones of the stream, as features: a few bytes each.
+Samples are the core set's of the factory, or those whose features the artifact has (`Model.features`), and the last
+labelled ones of the stream, as features: a few bytes each.
 Those stay true, because the layers before stay the factory's, so nothing has to be run again; a candidate of this rung
 takes them back there, if another rung changed them.
 
@@ -38,26 +39,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from caq.calibration.biases import log_softmax, output_layer
-from caq.calibration.sets import ParameterSet, run
+from caq.calibration.sets import ParameterSet, coded, parameter_sets, run
 from caq.calibration.statistics import Check
-from caq.errors import StateFormatError, UnsupportedError
+from caq.errors import ConfigError, StateFormatError, UnsupportedError
 from caq.graph import Graph, Layer
 from caq.model import Model
 from caq.native import NativePlan, Program, Tables
 from caq.plan import Parameters, affine, layer_codes, narrowing, to_mantissas
 from caq.quant import TOP_WIDTH, multiplicand_limit, multiplicands, requantize
+from caq.sections import StoredFeatures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from caq.calibration.state import Arrays
 
-#: Steps of a fit at most, what the largest change of a step is when it is close enough, and steps between looks at the
-#: clock, or columns that are rounded: a third of a millisecond or so, so that a thread that rests there leaves the
-#: interpreter to others soon.
-_STEPS, _CLOSE, _CHECKED = 300, 1e-4, 4
+#: Steps of a fit at most, and at least where there are many samples: so many sample-steps are enough.
+_STEPS, _FEWEST, _SAMPLE_STEPS = 300, 60, 180_000
+#: What the largest change of a step is when it is close enough, and steps between looks at the clock, or columns that
+#: are rounded: a third of a millisecond or so, so that a thread that rests there leaves the interpreter to others soon.
+_CLOSE, _CHECKED = 1e-4, 4
 #: Units to try, as shares of that at which no weight is clipped, below 8 bits; passes over the multiplicands.
 _UNITS, _PASSES = np.linspace(0.25, 1.0, 16), 3
+#: Samples of the source that share its weight; beyond these each adds as much again, since it says more.
+_SHARING = 850
 #: Of the mean variance of features, what each has besides: a feature that is 0 everywhere asks for no code.
 _FLOOR = 1e-2
 
@@ -115,8 +120,10 @@ class Fit(NamedTuple):
 class HeadRung:
     """Fits the classifier of one set after the other, of a `coded` model with the factory's parameters.
 
-    x (N, H, W, C) int16, y (N,): samples of the factory to fit, which weigh `core_weight` together. ridge, spread: see
-    the module. Raises UnsupportedError on a model without a linear classifier.
+    x (N, H, W, C) int16, y (N,): samples of the factory to fit, where the model has no features of its own;
+    core_weight: of all that stand for the source together, up to _SHARING. ridge, spread: see the module.
+
+    Raises UnsupportedError on a model without a linear classifier.
     """
 
     def __init__(
@@ -129,32 +136,33 @@ class HeadRung:
         spread: float,
     ) -> None:
         self._model, self._layer = model, linear_layer(model.graph)
-        self._x, self._y, self._ridge, self._spread = x, y, ridge, spread
-        self._weight = core_weight / max(len(y), 1)
+        self._x, self._y, self._weight, self._ridge, self._spread = x, y, core_weight, ridge, spread
         self._before = _without_last(model)
-        self._core: dict[int, NDArray[np.int32]] = {}
+        self._source: dict[int, tuple[NDArray[np.int32], NDArray[np.integer]]] = {}
 
     def features(self, which: ParameterSet, x: NDArray[np.int16]) -> NDArray[np.int32]:
         """What the classifier reads (N, D) of samples x (N, H, W, C), with the factory's parameters."""
-        model, layer, pair = self._model, self._layer, which.assignment[-1]
-        program = Program(self._before)
-        codes = run(NativePlan(program, Tables(program, which.assignment[:-1], which.row)), x).astype(np.int32)
-        if pair.activation == TOP_WIDTH:
-            return codes
-        ratio = model.parameters.ratios[layer.index, model.graph.widths.index(pair.activation)]
-        return requantize(codes, *_narrow(model.graph, layer, float(ratio), pair.activation))
+        return _features(self._model, self._before, which, x)
+
+    def _source_of(self, which: ParameterSet, check: Check) -> tuple[NDArray[np.int32], NDArray[np.integer]]:
+        """Features (N, D) and labels (N,) that stand for the source at a set."""
+        if which.row not in self._source:
+            check()
+            stored = self._model.features
+            if stored is not None and which.row < len(stored.codes):  # points' own sets come after the widths'
+                self._source[which.row] = stored.codes[which.row].astype(np.int32), stored.y
+            else:
+                self._source[which.row] = self.features(which, self._x), self._y
+        return self._source[which.row]
 
     def fit(self, which: ParameterSet, features: NDArray[Any], y: NDArray[np.integer], check: Check) -> Fit:
-        """The classifier for features (M, D), y (M,) of the stream and the core set; check: may raise now and then."""
-        if which.row not in self._core:
-            check()
-            self._core[which.row] = self.features(which, self._x)
-        x = np.concatenate([self._core[which.row], features]).astype(np.float64)
-        labels = np.concatenate([self._y, y])
-        samples = np.concatenate([np.full(len(self._y), self._weight), np.ones(len(y))])
+        """The classifier for features (M, D), y (M,) of the stream and the source; check: may raise now and then."""
+        old, old_y = self._source_of(which, check)
+        x, count = np.concatenate([old, features]).astype(np.float64), len(old)
+        labels = np.concatenate([old_y, y])
+        samples = np.concatenate([np.full(count, self._weight / min(max(count, 1), _SHARING)), np.ones(len(y))])
         weights, biases = self._factory(which)
-        core = len(self._y)
-        within = np.concatenate([deviations(x[:core], self._y), deviations(x[core:], y)]) * np.sqrt(self._spread / 2)
+        within = np.concatenate([deviations(x[:count], old_y), deviations(x[count:], y)]) * np.sqrt(self._spread / 2)
         found = fit_classifier(x, labels, samples, weights, biases, self._ridge, within, check)
         mean = samples @ x / samples.sum()
         d = x - mean
@@ -218,6 +226,42 @@ class HeadRung:
         return float(p.steps[-1]) * (1.0 if at is None else float(p.ratios[self._layer.index, at]))
 
 
+def draw_features(
+    model: Model,
+    x: NDArray[np.generic],
+    y: NDArray[np.integer],
+    count: int,
+    *,
+    seed: int = 0,
+    without: NDArray[np.integer] | None = None,
+) -> StoredFeatures:
+    """Features of some samples of the source, drawn at random from x (N, ...), y (N,), in the data's own layout.
+
+    without: indices of samples that are not to be drawn: those of the core set, some of which judge what is fitted.
+    Raises UnsupportedError on a model without a linear classifier, ConfigError if there are not so many samples.
+    """
+    linear_layer(model.graph)
+    left = np.setdiff1d(np.arange(len(y)), np.zeros(0, np.int64) if without is None else without)
+    if not 0 < count <= len(left):
+        raise ConfigError(f"features {count}: 1 to {len(left)} samples are possible, beside those of the core set")
+    chosen = np.sort(np.random.default_rng(seed).permutation(left)[:count])
+    plain, codes = coded(model), model.encode(model.batch(x)[0][chosen])[0].astype(np.int16)
+    before, (dtype, _) = _without_last(plain), _layout(plain)
+    sets = parameter_sets(model)[: len(model.graph.widths)]
+    found = np.stack([_features(plain, before, which, codes) for which in sets])
+    return StoredFeatures(found.astype(dtype), np.asarray(y)[chosen].astype(np.int16))
+
+
+def _features(model: Model, before: Model, which: ParameterSet, x: NDArray[np.int16]) -> NDArray[np.int32]:
+    """What the classifier of a `coded` model reads (N, D) of samples x (N, H, W, C); before: `_without_last` of it."""
+    layer, pair, program = model.graph.layers[-1], which.assignment[-1], Program(before)
+    codes = run(NativePlan(program, Tables(program, which.assignment[:-1], which.row)), x).astype(np.int32)
+    if pair.activation == TOP_WIDTH:
+        return codes
+    ratio = model.parameters.ratios[layer.index, model.graph.widths.index(pair.activation)]
+    return requantize(codes, *_narrow(model.graph, layer, float(ratio), pair.activation))
+
+
 def linear_layer(graph: Graph) -> Layer:
     """The layer that is linear in all that it reads, and makes the network's output.
 
@@ -262,7 +306,7 @@ def fit_classifier(
     z0, one = x @ weights.T + biases, np.eye(len(biases))[y]
     now = ahead = np.zeros((len(biases), len(s)))
     t = 1.0
-    for step in range(_STEPS):
+    for step in range(min(max(_SAMPLE_STEPS // len(x), _FEWEST), _STEPS)):
         if step % _CHECKED == 0:
             check()
         wrong = (np.exp(log_softmax(z0 + along @ ahead.T)) - one) * samples[:, None]

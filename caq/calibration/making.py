@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caq.calibration.core import METHODS, CoreSet, MissCounter
+from caq.calibration.head import draw_features, linear_layer
 from caq.calibration.sets import coded, logits, parameter_sets
 from caq.errors import ConfigError, UnsupportedError
+from caq.graph import Graph
 from caq.model import Model
 from caq.plan import Parameters
 
@@ -37,7 +39,7 @@ class CoreConfig:
 
     size: samples; max_bytes: a budget for all of them, instead or as well. method: of METHODS. per_class: samples that
     each class has at least. penalty: misses of a sample that a width never got right, capped at those of the most
-    missed one; None: that many.
+    missed one; None: that many. features: other samples of which the artifact has features (Model.features).
     """
 
     size: int | None = None
@@ -46,12 +48,13 @@ class CoreConfig:
     per_class: int = 1
     penalty: int | None = None
     seed: int = 0
+    features: int = 0
 
     def __post_init__(self) -> None:
         if self.size is None and self.max_bytes is None:
             raise ConfigError("a core set needs a size or a number of bytes")
-        if self.method not in METHODS or self.per_class < 0 or (self.penalty or 0) < 0:
-            raise ConfigError(f"{self}: methods are {', '.join(METHODS)}; per_class and penalty are 0 or more")
+        if self.method not in METHODS or min(self.per_class, self.penalty or 0, self.features) < 0:
+            raise ConfigError(f"{self}: methods are {', '.join(METHODS)}; per_class, penalty, features are 0 or more")
 
     def select(
         self, x: NDArray[Any], y: NDArray[np.integer], misses: NDArray[np.integer], widths: tuple[int, ...]
@@ -68,6 +71,28 @@ class CoreConfig:
             per_class=self.per_class,
             seed=self.seed,
         )
+
+
+def with_calibration_data(
+    model: Model, core: CoreSet, x: NDArray[np.generic], y: NDArray[np.integer], config: CoreConfig
+) -> Model:
+    """`model` with a core set that was drawn from samples x (N, ...), y (N,), and with features of others of them.
+
+    Raises what caq.calibration.head.draw_features raises.
+    """
+    features = None
+    if config.features:
+        features = draw_features(model, x, y, config.features, seed=config.seed, without=-1 - core.ids)
+    return model.replace(core=core.stored(), features=features)
+
+
+def check_features(graph: Graph, samples: int, config: CoreConfig) -> None:
+    """Raises what `with_calibration_data` would: before hours of training. samples: of the training data."""
+    if config.features:
+        linear_layer(graph)
+        core = config.size or 0
+        if config.features > samples - core:
+            raise ConfigError(f"features {config.features}: at most {samples - core} samples are beside the core set's")
 
 
 def draw_core(

@@ -127,6 +127,14 @@ def add_core(parser: argparse.ArgumentParser, prefix: str, required: bool) -> No
         metavar="N",
         help="misses of a sample that a width never got right; default, and at most: those of the most missed one",
     )
+    parser.add_argument(
+        f"--{prefix}features",
+        dest="core_features",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="other samples to keep features of, which the classifier is fitted to on the device; default %(default)s",
+    )
 
 
 def core_config(args: argparse.Namespace) -> CoreConfig | None:
@@ -134,7 +142,13 @@ def core_config(args: argparse.Namespace) -> CoreConfig | None:
     if args.core_size is None and args.core_bytes is None:
         return None
     return CoreConfig(
-        args.core_size, args.core_bytes, args.core_method, args.core_per_class, args.core_penalty, args.seed
+        args.core_size,
+        args.core_bytes,
+        args.core_method,
+        args.core_per_class,
+        args.core_penalty,
+        args.seed,
+        args.core_features,
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from caq import artifact
-from caq.calibration.making import draw_core
+from caq.calibration.making import check_features, draw_core, with_calibration_data
 from caq.cli.arguments import add_artifact, add_core, add_data, add_seed, core_config, domains
 from caq.cli.inputs import fitting
 from caq.cli.output import Output
-from caq.cli.points import describe_core, explain_core
+from caq.cli.points import describe_core, describe_features, explain_core, explain_features
 from caq.cli.train import check_writable
 from caq.errors import DataError
 from caq.progress import progress
@@ -45,11 +45,15 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
             known = np.unique(data.domain_train).tolist()
             raise DataError(f"{data.name}: no training sample of domains {args.domains}; there are {known}")
         x, y = x[chosen], y[chosen]
+    check_features(model.graph, len(y), config)
     core = draw_core(model, x, y, config, progress)
-    model = model.replace(core=core.stored())
+    model = with_calibration_data(model, core, x, y, config)
     artifact.save(model, path)
     size, found = path.stat().st_size, describe_core(model)
     assert found is not None
     output.say(f"{path}: {size} bytes")
     output.say(explain_core(found))
-    return {"artifact": str(path), "file_bytes": size, "drawn_from": len(x), "core": found}
+    features = describe_features(model)
+    if features is not None:
+        output.say(explain_features(features))
+    return {"artifact": str(path), "file_bytes": size, "drawn_from": len(x), "core": found, "features": features}

@@ -11,9 +11,11 @@ from caq.cli.arguments import add_artifact
 from caq.cli.output import Output, number
 from caq.cli.points import (
     describe_core,
+    describe_features,
     describe_flip_network,
     describe_points,
     explain_core,
+    explain_features,
     explain_points,
     print_points,
 )
@@ -39,6 +41,9 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     output.table("layers", _layer_rows(layers))
     core = describe_core(model)
     output.say("core set: none" if core is None else explain_core(core))
+    features = describe_features(model)
+    if features is not None:
+        output.say(explain_features(features))
     network = describe_flip_network(model)
     if network is not None:
         output.say(f"flip network: {network['hidden']} hidden units, {network['bytes']} bytes with its feedback")
@@ -54,6 +59,7 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
         "layers": layers,
         "points": points,
         "core": core,
+        "features": features,
         "flip_network": network,
         "provenance": dict(model.provenance),
     }

@@ -12,7 +12,7 @@ from caq.conditional import gate_cost
 from caq.graph import Cost, Graph, LayerWidths
 from caq.model import Model, OperatingPoint
 from caq.quant import TOP_WIDTH
-from caq.sections import core_row_bytes
+from caq.sections import core_row_bytes, feature_row_bytes
 
 
 def widest_cost(graph: Graph) -> Cost:
@@ -124,6 +124,18 @@ def describe_core(model: Model) -> dict[str, Any] | None:
             str(w): int(n) for w, n in zip(model.graph.widths, core.misses.sum(0, dtype=np.int64), strict=True)
         },
     }
+
+
+def describe_features(model: Model) -> dict[str, int] | None:
+    """Samples of which an artifact has features, and their bytes in the file."""
+    if (features := model.features) is None:
+        return None
+    return {"samples": len(features.y), "bytes": len(features.y) * feature_row_bytes(model.graph)}
+
+
+def explain_features(features: dict[str, int]) -> str:
+    """A line of what `describe_features` found."""
+    return f"features: of {features['samples']} more samples, {features['bytes']} bytes"
 
 
 def describe_flip_network(model: Model) -> dict[str, int] | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import caq
-from caq.calibration.making import CoreConfig
+from caq.calibration.making import CoreConfig, check_features, with_calibration_data
 from caq.conditional import ConditionalGate
 from caq.costs import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.data import Dataset
@@ -140,13 +140,16 @@ def train_model(
     misses = MissLog()
     if core is not None:
         check_core(prepared.train, supernet.widths, core)
+        check_features(supernet.graph, len(prepared.train), core)
         outputs = replace(outputs, watch=misses)
     points = train_gated(supernet, prepared.train, config, budgets, outputs)
     chosen = misses.core(prepared.train, supernet.widths, core) if core is not None and processes().first else None
     model = finish(supernet, data, prepared, config, points, outputs.quiet, conditional, routing)
     if flips is not None and processes().first:
         model = model.replace(flip_network=train_flips(model, drifts_of(model, trained, routing, flips.seed), flips))
-    return model if chosen is None else model.replace(core=chosen.stored())
+    if chosen is None or core is None:
+        return model
+    return with_calibration_data(model, chosen, trained.x_train, trained.y_train, core)
 
 
 def hold_back(data: Dataset, share: float, seed: int) -> tuple[Dataset, RouteData]:
