@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from caq.graph import Assignment, Graph, LayerWidths, Op, Shape
 from caq.model import TASKS, Model, OperatingPoint
 from caq.plan import Parameters
-from caq.quant import multiplicand_unit, pack
+from caq.quant import activation_range, multiplicand_unit, pack
 from caq.scaling import InputScaling
-from caq.sections import FLIP_FEATURES, StoredCore, StoredFlips
+from caq.sections import FLIP_FEATURES, StoredCore, StoredFeatures, StoredFlips, features_read
 
 WIDTHS = (2, 4, 8)
 
@@ -29,6 +29,19 @@ def with_core(model: Model, count: int = 6) -> Model:
     x = rng.integers(-128, 128, (count, *graph.input_shape)).astype(np.int8)
     y = (np.arange(count) % math.prod(graph.shapes[-1])).astype(np.int16)
     return model.replace(core=StoredCore(x, y, rng.integers(0, 9, (count, len(graph.widths))).astype(np.uint8)))
+
+
+def with_features(model: Model, count: int = 7) -> Model:
+    """With random features of so many samples, of every class."""
+    rng, graph = np.random.default_rng(count), model.graph
+    last, size = graph.layers[-1], features_read(graph)
+    signed = graph.signed(graph.ops[last.op].inputs[0])
+    codes = []
+    for width in graph.widths:
+        low, high = activation_range(graph.uniform(width)[-1].activation, signed)
+        codes.append(rng.integers(low, high + 1, (count, size)).astype(np.int8 if signed else np.uint8))
+    y = (np.arange(count) % math.prod(graph.shapes[-1])).astype(np.int16)
+    return model.replace(features=StoredFeatures(np.stack(codes), y))
 
 
 def with_flip_network(model: Model, hidden: int = 3) -> Model:

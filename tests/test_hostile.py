@@ -13,7 +13,7 @@ from tests.hostile.cases import CASES
 from tests.hostile.edits import Case
 
 
-@pytest.mark.parametrize("name", ["uint8", "float32", "reconstruct", "conditional", "core", "flips"])
+@pytest.mark.parametrize("name", ["uint8", "float32", "reconstruct", "conditional", "core", "flips", "features"])
 def test_the_sound_files_load_and_survive_being_taken_apart(name, tmp_path):
     path = tmp_path / "sound.caq"
     path.write_bytes(make.base(name))

@@ -8,7 +8,8 @@ import pytest
 from caq.artifact import Reader, dumps, load, loads, save
 from caq.engine import Engine
 from caq.errors import IntegrityError, SchemaError
-from caq.sections import core_row_bytes
+from caq.graph import Graph, Op
+from caq.sections import StoredFeatures, core_row_bytes, feature_row_bytes
 from tests import models
 
 
@@ -68,3 +69,68 @@ def test_a_flip_network_that_does_not_fit_is_not_saved(name):
     for wrong in (found.astype(np.float32), found[1:]):
         with pytest.raises(SchemaError, match=rf"flips\.{name}: int(8|16) .* is expected"):
             dumps(model.replace(flip_network=model.flip_network._replace(**{name: wrong})))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("channels", [1, 3, 8])
+def test_features_are_kept_as_they_are(signed, channels):
+    low, high = (-128, 127) if signed else (0, 255)
+    ops = (
+        Op("conv", (0,), "c", channels=channels, kernel=(2, 2), low=low, high=high),
+        Op("conv", (1,), "f", channels=2, kernel=(2, 2), low=-(2**15), high=2**15 - 1),
+    )
+    model = models.from_graph(Graph((3, 3, 1), ops, (2, 3, 5, 8)), np.random.default_rng(0))
+    model = models.with_features(model, 9)
+    data = dumps(model)
+    again = loads(data)
+    assert dumps(again) == data and again.features is not None
+    for ours, theirs in zip(model.features, again.features, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    rows = model.features.to_rows(model.graph)
+    # Each width in whole bytes: 2, 3, 5 and 8 bits a code.
+    assert rows.shape == (9, 2 + sum(-(-4 * channels * w // 8) for w in (2, 3, 5, 8)))
+    assert feature_row_bytes(model.graph) == rows.shape[1]
+    assert dumps(model.replace(features=None)) == dumps(again.replace(features=None))
+
+
+def test_a_bit_that_means_nothing_is_refused():
+    class Filled(StoredFeatures):
+        def to_rows(self, graph):
+            rows = super().to_rows(graph)
+            rows[0, -1] |= 0x80  # 1 code of 5 bits
+            return rows
+
+    ops = (
+        Op("conv", (0,), "c", channels=1, kernel=(3, 3), low=0, high=255),
+        Op("conv", (1,), "f", channels=2, low=-(2**15), high=2**15 - 1),
+    )
+    model = models.from_graph(Graph((3, 3, 1), ops, (2, 5)), np.random.default_rng(0))
+    features = models.with_features(model).features
+    with pytest.raises(SchemaError, match="features: a bit after the last code of a width is not 0"):
+        dumps(model.replace(features=Filled(*features)))
+
+
+def test_all_sections_lie_beside_each_other(tmp_path):
+    model = models.with_features(models.with_flip_network(models.with_core(models.model(0))))
+    save(model, tmp_path / "x.caq", packed=True)
+    again = load(tmp_path / "x.caq")
+    assert dumps(again) == dumps(model) and again.features is not None and again.flip_network is not None
+    assert load(tmp_path / "x.caq", sections=False).features is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f._replace(codes=f.codes.astype(np.int16)), r"features.codes: int8 .* is expected, not int16"),
+        (lambda f: f._replace(codes=f.codes[:, 1:]), "features.codes: int8"),
+        (lambda f: f._replace(codes=f.codes | 4), "features.codes: -2 to 1 are expected at 2 bits, not .* to 5"),
+        (lambda f: f._replace(y=f.y.astype(np.int64)), "features.y: int16"),
+        (lambda f: f._replace(y=f.y - 1), "features.y: classes 0 to 2 are expected, not -1 to 1"),
+        (lambda f: StoredFeatures(f.codes[:, :0], f.y[:0]), "features: classes, and 1 sample or more"),
+    ],
+)
+def test_features_that_do_not_fit_are_not_saved(change, message):
+    model = models.with_features(models.model(0))
+    with pytest.raises(SchemaError, match=message):
+        dumps(model.replace(features=change(model.features)))

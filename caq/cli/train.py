@@ -11,7 +11,15 @@ from typing import Any
 from caq import artifact, data
 from caq.cli.arguments import add_core, add_data, add_training, core_config, whole
 from caq.cli.output import Output
-from caq.cli.points import describe_core, describe_points, explain_core, explain_points, print_points
+from caq.cli.points import (
+    describe_core,
+    describe_features,
+    describe_points,
+    explain_core,
+    explain_features,
+    explain_points,
+    print_points,
+)
 from caq.errors import ConfigError
 from caq.model import Model
 
@@ -102,4 +110,8 @@ def report(model: Model, path: Path, output: Output) -> dict[str, Any]:
     core = describe_core(model)
     if core is not None:
         output.say(explain_core(core))
-    return {"artifact": str(path), "file_bytes": size, "task": model.task, "points": records, "core": core}
+    features = describe_features(model)
+    if features is not None:
+        output.say(explain_features(features))
+    found = {"artifact": str(path), "file_bytes": size, "task": model.task, "points": records}
+    return {**found, "core": core, "features": features}

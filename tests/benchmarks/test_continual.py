@@ -23,7 +23,7 @@ from benchmarks.continual.forward import BiasCorrection, ZerothOrder, ZerothOrde
 from benchmarks.continual.memory import Memory, as_inputs
 from benchmarks.continual.methods import BACKPROP, METHODS
 from benchmarks.continual.methods import backprop as make_backprop
-from benchmarks.continual.ours import random_core
+from benchmarks.continual.ours import random_core, with_features
 from benchmarks.continual.plot import DRAWN, curves, plot
 from benchmarks.continual.sources import Source
 from benchmarks.continual.squant import flipped, stored_codes
@@ -220,6 +220,13 @@ def test_ablations_of_the_core_set(start, batch):
     free = METHODS["ours"](start)
     free.step(*batch)
     assert not free._calibrator.core.from_factory.all()
+
+
+def test_features_take_no_more_than_the_bytes_of_half_a_core_set(start):
+    found = with_features(start)
+    features = found.model.features
+    assert len(found.core) == len(start.core) // 2 and len(features.y)
+    assert found.core.nbytes + features.to_rows(start.model.graph).nbytes <= start.core.nbytes
 
 
 def test_methods_without_labels_do_not_read_them(start, batch):

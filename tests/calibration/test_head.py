@@ -11,7 +11,15 @@ from caq import artifact
 from caq.calibration.biases import log_softmax
 from caq.calibration.calibrator import Calibrator
 from caq.calibration.config import LADDER, CalibratorConfig
-from caq.calibration.head import Examples, HeadRung, deviations, fit_classifier, linear_layer, round_weights
+from caq.calibration.head import (
+    Examples,
+    HeadRung,
+    deviations,
+    draw_features,
+    fit_classifier,
+    linear_layer,
+    round_weights,
+)
 from caq.calibration.learnt import Learnt
 from caq.calibration.sets import ROWS, coded, factory_head, logits, parameter_sets
 from caq.calibration.state import State
@@ -21,11 +29,12 @@ from caq.graph import Graph, Op
 from caq.plan import build_plan
 from caq.quant import TOP_WIDTH, multiplicand_limit, requantize
 from caq.reference import run_steps
+from caq.sections import StoredFeatures
 from tests import models
 from tests.calibration.streams import core_of, source
 from tests.conditional_models import with_gate
 
-HEAD = CalibratorConfig(rungs=("head",), guarded=False, head_weight=5.0, head_spread=0.0)
+HEAD = CalibratorConfig(rungs=("head",), guarded=False, head_weight=5.0, head_ridge=0.1, head_spread=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +205,44 @@ def test_no_share_of_the_way_is_the_factory_but_for_rounding(world):
     same = rung.candidate(start, {which.row: fit}, 0.0, (which,), lambda: None)
     a, b = (logits(plain.replace(parameters=p), (which,), codes)[which.name] for p in (start, same))
     assert np.abs(a - b).max() < 0.02 * np.ptp(a)
+
+
+def test_drawn_features_are_those_of_their_samples(world):
+    model, core, x, y = world
+    found = draw_features(model, x, y, 50, seed=3, without=np.arange(200))
+    plain, codes = coded(model), model.encode(x[200:])[0].astype(np.int16)
+    rung = HeadRung(plain, core.x.astype(np.int16), core.y, 1.0, 1.0, 1.0)
+    features = np.stack([rung.features(which, codes) for which in parameter_sets(model)[:3]])
+    at = [next(j for j in range(100) if (features[:, j] == found.codes[:, i]).all()) for i in range(50)]
+    assert at == sorted(set(at)) and (y[200:][at] == found.y).all()
+    again = draw_features(model, x, y, 50, seed=3, without=np.arange(200))
+    assert all((a == b).all() for a, b in zip(found, again, strict=True))
+    with pytest.raises(ConfigError, match="features 101: 1 to 100 samples"):
+        draw_features(model, x, y, 101, without=np.arange(200))
+    alone = Graph((3, 3, 1), (Op("conv", (0,), "f", channels=3, kernel=(3, 3), low=-(2**15), high=2**15 - 1),), (2, 8))
+    with pytest.raises(UnsupportedError, match="only one"):
+        draw_features(models.from_graph(alone, np.random.default_rng(0)), x, y, 5)
+
+
+def test_the_classifier_is_fitted_to_features_where_there_are_some(world):
+    """With those of the core set's own samples the fit is the core set's; with those of others it is another one."""
+    model, core, x, y = world
+    plain, sets = coded(model), parameter_sets(model)
+    codes, stream = core.x.astype(np.int16), model.encode(x[:60])[0].astype(np.int16)
+
+    def fitted(model, which):
+        rung = HeadRung(model, codes, core.y, 9.0, 0.1, 1.0)
+        return rung.fit(which, rung.features(which, stream), y[:60], lambda: None).weights
+
+    rung = HeadRung(plain, codes, core.y, 1.0, 1.0, 1.0)
+    own = np.stack([rung.features(which, codes) for which in sets[:3]]).astype(Examples.empty(model).features.dtype)
+    same = plain.replace(features=StoredFeatures(own, core.y))
+    other = plain.replace(features=draw_features(model, x, y, 100))
+    for which in sets[:3]:
+        np.testing.assert_array_equal(fitted(plain, which), fitted(same, which))
+        assert (fitted(plain, which) != fitted(other, which)).any()
+    for which in sets[3:]:  # a point's own set reads what no width does
+        np.testing.assert_array_equal(fitted(plain, which), fitted(other, which))
 
 
 def test_a_candidate_takes_the_flips_of_its_set_back(world):

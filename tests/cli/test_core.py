@@ -43,6 +43,19 @@ def test_it_is_kept_in_the_file_and_shown(made, call):
     assert (artifact.load(made / "x.caq").core.x == after.core.x).all()
 
 
+def test_features_of_other_samples_are_kept_too(made, call):
+    argv = ("core", made / "x.caq", "--data", made / "x.npz", "--size", 30, "--features", 50)
+    found = call(*argv, "--json")
+    assert found.code == 0, found.err
+    model = artifact.load(made / "x.caq")
+    row = model.features.to_rows(model.graph).shape[1]
+    assert found.json["features"] == {"samples": 50, "bytes": 50 * row}
+    assert call("info", made / "x.caq", "--json").json["features"] == found.json["features"]
+    assert f"features: of 50 more samples, {50 * row} bytes" in call("info", made / "x.caq").out
+    assert call("core", made / "x.caq", "--data", made / "x.npz", "--size", 30).code == 0
+    assert artifact.load(made / "x.caq").features is None  # drawn anew, as was asked for
+
+
 def test_calibration_starts_from_it(made, call):
     argv = ("calibrate", made / "x.caq", "--data", made / "x.npz", "--target-domain", 2, "--batches", 2)
     refused = call(*argv)
@@ -68,6 +81,7 @@ def test_calibration_starts_from_it(made, call):
         (("--size", 9, "--domains", "7", "--data", "plain.npz"), "domain_train is needed"),
         (("--size", 9, "--out", "none/y.caq"), "no file can be written there"),
         (("--size", 9, "--bytes", 9), "not allowed with"),
+        (("--size", 30, "--features", 111), "features 111: at most 110 samples are beside the core set's"),
         ((), "one of the arguments --size --bytes is required"),
     ],
 )
@@ -89,8 +103,12 @@ def test_training_keeps_one(call, tmp_path):
         **{key: getattr(digits, key)[:100] for key in ("x_train", "y_train", "x_test", "y_test")},
     )
     argv = ("--data", tmp_path / "few.npz", "--model", "mlp", "--epochs", 1, "--widths", "8,2", "--budgets", "a=0.5")
-    found = call("train", *argv, "--out", tmp_path / "x.caq", "--core-size", 20, "--core-method", "count", "--json")
+    drawn = ("--core-size", 20, "--core-method", "count", "--core-features", 70)
+    found = call("train", *argv, "--out", tmp_path / "x.caq", *drawn, "--json")
     assert found.code == 0, found.err
+    assert found.json["features"]["samples"] == 70
+    many = call("train", *argv, "--out", tmp_path / "z.caq", "--core-size", 20, "--core-features", 81)
+    assert many.code == 1 and "at most 80" in many.err and not (tmp_path / "z.caq").exists()
     assert found.json["core"]["samples"] == 20 == len(artifact.load(tmp_path / "x.caq").core.y)
     small = call("train", *argv, "--out", tmp_path / "y.caq", "--core-size", 20, "--core-bytes", 900)
     assert small.code == 0 and re.search(r"core set: 1\d samples", small.out)

@@ -87,9 +87,11 @@ def to_json(data: object) -> bytes:
 
 @functools.cache
 def base(name: str) -> bytes:
-    """A sound file: "uint8", "float32", "conditional", "core", "flips" with all operations, "reconstruct"."""
+    """A sound file with all operations: "uint8", "conditional", "core", "flips" and so on; or "reconstruct"."""
     if name == "flips":
         return dumps(models.with_flip_network(models.with_core(models.model(0))))
+    if name == "features":
+        return dumps(models.with_features(models.with_core(models.model(0))))
     if name == "core":
         return dumps(models.with_core(models.model(0)))
     if name == "conditional":

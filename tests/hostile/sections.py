@@ -24,9 +24,13 @@ def _reconstructs(d: Draft) -> None:
 
 
 def _alone(d: Draft) -> None:
-    """A flip network, no core set, and no classes."""
+    """Another section, no core set, and no classes."""
     _reconstructs(d)
     del d.arrays["core"], d.manifest["sections"]["core"]
+
+
+def _features(name: str, edit: Edit, words: str, error: type[ArtifactError] = SchemaError) -> Case:
+    return _case(f"features-{name}", edit, words, error, "features")
 
 
 def _before_planes(h: dict[str, Any]) -> None:
@@ -73,5 +77,15 @@ SECTIONS = [
     _case("flips-before-core", header(lambda h: h.update(core=h.pop("core"))), "'flips'|header", FormatError, "flips"),
     _case("flips-without-classes", _alone, "flips: classes, .* not reconstruct", base="flips"),
     _case("flips-missing", drop("sections", "flips"), "the header has core, flips, the manifest core", base="flips"),
+    _features("narrower", reshaped("features", lambda a: a[:, 1:]), "features: shape"),
+    _features("wider", reshaped("features", lambda a: a.repeat(2, 1)), "features: shape"),
+    _features("flat", reshaped("features", lambda a: a.reshape(-1)), "features: shape"),
+    _features("no-sample", entry("features", shape=[0, 9]), "'features'", FormatError),
+    _features("class-negative", array("features", (0, 1), 0xFF), "features.y: classes 0 to 2 are expected, not -"),
+    _features("class-unknown", array("features", (0, 0), 3), "features.y: classes 0 to 2 are expected, not 0 to 3"),
+    _features("wrong-sha", _kept("features", "A" * 43), "features: its SHA-256", IntegrityError),
+    _features("before-core", header(lambda h: h.update(core=h.pop("core"))), "'features'|header", FormatError),
+    _features("without-classes", _alone, "features: classes, .* not reconstruct"),
+    _features("missing", drop("sections", "features"), "the header has core, features, the manifest core"),
     _case("without-classes", _reconstructs, "core: a model that is to reconstruct"),
 ]
