@@ -2,7 +2,8 @@
 
     python -m benchmarks.continual.cost
 
-A step is a batch of 20 samples at 2, 4 and 8 bits together, on ResNet-8 for 32 x 32 x 3 images, with a core set of 20.
+A step is a batch of 20 samples at 2, 4 and 8 bits together, on ResNet-8 for 32 x 32 x 3 images, with a core set of 20,
+or 10 and the features of 270 samples in as many bytes.
 Network and samples are drawn from a seed and not trained, which changes no time. Milliseconds are of one CPU (processor
 time of the one thread, so that other work on the machine does not count), the mean of STEPS steps after a first one,
 which measures the source and is told apart; turning what was learnt into a model to run is part of a step. Memory is in
@@ -40,6 +41,8 @@ RESULTS = Path(__file__).parent.parent / "results"
 MEASURED = [name for name in METHODS if name not in ("none", "squant")]
 WIDTHS = (2, 4, 8)
 STEPS, BATCH, CORE, SIDE = 2, 20, 20, 32
+#: Samples of the source, which features are drawn from: more than have room in half the core set's bytes.
+SOURCE = 300
 
 
 def make(folder: Path) -> None:
@@ -52,7 +55,7 @@ def make(folder: Path) -> None:
     from caq.supernet.train import TrainConfig
 
     rng = np.random.default_rng(0)
-    count = CORE + (STEPS + 1) * BATCH
+    count = SOURCE + (STEPS + 1) * BATCH
     x, y = rng.integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8), np.arange(count) % 10
     data = from_arrays("noise", {"x_train": x, "y_train": y, "x_test": x, "y_test": y})
     prepared = prepare(data, "resnet8", 0)
@@ -75,11 +78,12 @@ def work(folder: Path, method: str) -> dict[str, float]:
     model = coded(caq.load(folder / "model.caq"))
     with np.load(folder / "samples.npz") as z:
         x, y = z["x"], z["y"]
-    core = make_core(model, x[:CORE].astype(np.int16), y[:CORE], size=CORE)
-    found = METHODS[method](Start(model, core, (x[:CORE], y[:CORE]), supernet, WIDTHS, 0))
+    source = x[:SOURCE], y[:SOURCE]
+    core = make_core(model, source[0].astype(np.int16), source[1], size=CORE)
+    found = METHODS[method](Start(model, core, source, supernet, WIDTHS, 0))
     loaded, seconds = status("VmRSS"), []
     forget_peak()
-    for batch in np.arange(CORE, len(y)).reshape(-1, BATCH):
+    for batch in np.arange(SOURCE, len(y)).reshape(-1, BATCH):
         begin = time.process_time()
         found.step(x[batch], y[batch])
         for width in WIDTHS:

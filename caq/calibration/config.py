@@ -45,7 +45,7 @@ class CalibratorConfig:
     bias_prior: float = 1.0
     bias_memory: float = 400.0
     core_weight: float = 3.0
-    head_weight: float = 150.0
+    head_weight: float = 300.0
     head_ridge: float = 0.03
     head_spread: float = 10.0
     head_samples: int = 400

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from caq.calibration.state import Arrays
 
 #: Steps of a fit at most, and at least where there are many samples: so many sample-steps are enough.
-_STEPS, _FEWEST, _SAMPLE_STEPS = 300, 60, 180_000
+_STEPS, _FEWEST, _SAMPLE_STEPS = 300, 60, 60_000
 #: What the largest change of a step is when it is close enough, and steps between looks at the clock, or columns that
 #: are rounded: a third of a millisecond or so, so that a thread that rests there leaves the interpreter to others soon.
 _CLOSE, _CHECKED = 1e-4, 4
