@@ -86,13 +86,12 @@ def with_calibration_data(
     return model.replace(core=core.stored(), features=features)
 
 
-def check_features(graph: Graph, samples: int, config: CoreConfig) -> None:
-    """Raises what `with_calibration_data` would: before hours of training. samples: of the training data."""
+def check_features(graph: Graph, left: int, config: CoreConfig) -> None:
+    """Raises what `with_calibration_data` would: before hours of training. left: samples beside the core set's."""
     if config.features:
         linear_layer(graph)
-        core = config.size or 0
-        if config.features > samples - core:
-            raise ConfigError(f"features {config.features}: at most {samples - core} samples are beside the core set's")
+        if config.features > left:
+            raise ConfigError(f"features {config.features}: at most {left} samples are there beside the core set's")
 
 
 def draw_core(

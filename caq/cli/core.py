@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from caq import artifact
-from caq.calibration.making import check_features, draw_core, with_calibration_data
+from caq.calibration.making import draw_core, with_calibration_data
 from caq.cli.arguments import add_artifact, add_core, add_data, add_seed, core_config, domains
 from caq.cli.inputs import fitting
 from caq.cli.output import Output
@@ -45,7 +45,6 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
             known = np.unique(data.domain_train).tolist()
             raise DataError(f"{data.name}: no training sample of domains {args.domains}; there are {known}")
         x, y = x[chosen], y[chosen]
-    check_features(model.graph, len(y), config)
     core = draw_core(model, x, y, config, progress)
     model = with_calibration_data(model, core, x, y, config)
     artifact.save(model, path)

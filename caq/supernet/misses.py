@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caq.calibration.core import CoreSet, MissCounter
-from caq.calibration.making import CoreConfig
+from caq.calibration.making import CoreConfig, check_features
 from caq.supernet.batches import Samples
 from caq.supernet.network import Supernet
 from caq.supernet.train import predict, reestimate_norms
@@ -62,9 +62,12 @@ class MissLog:
         return _drawn(train, self._counter.misses(config.penalty), widths, config)
 
 
-def check_core(train: Samples, widths: tuple[int, ...], config: CoreConfig) -> None:
-    """Raises ConfigError if no core set can be drawn so, whatever is missed: before hours of training, not after."""
-    _drawn(train, np.zeros((len(widths), len(train)), np.uint8), widths, config)
+def check_core(supernet: Supernet, train: Samples, config: CoreConfig) -> None:
+    """Raises ConfigError if no core set can be drawn so, whatever is missed, or no features be kept beside it, and
+    UnsupportedError if the network has none: before hours of training, not after."""
+    widths = supernet.widths
+    core = _drawn(train, np.zeros((len(widths), len(train)), np.uint8), widths, config)
+    check_features(supernet.graph, len(train) - len(core), config)
 
 
 def _drawn(train: Samples, misses: NDArray[np.uint8], widths: tuple[int, ...], config: CoreConfig) -> CoreSet:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import caq
-from caq.calibration.making import CoreConfig, check_features, with_calibration_data
+from caq.calibration.making import CoreConfig, with_calibration_data
 from caq.conditional import ConditionalGate
 from caq.costs import DEFAULT_BUDGETS, Budget, check_budgets
 from caq.data import Dataset
@@ -139,8 +139,7 @@ def train_model(
     check_conditional(supernet.graph, conditional)
     misses = MissLog()
     if core is not None:
-        check_core(prepared.train, supernet.widths, core)
-        check_features(supernet.graph, len(prepared.train), core)
+        check_core(supernet, prepared.train, core)
         outputs = replace(outputs, watch=misses)
     points = train_gated(supernet, prepared.train, config, budgets, outputs)
     chosen = misses.core(prepared.train, supernet.widths, core) if core is not None and processes().first else None

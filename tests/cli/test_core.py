@@ -81,7 +81,10 @@ def test_calibration_starts_from_it(made, call):
         (("--size", 9, "--domains", "7", "--data", "plain.npz"), "domain_train is needed"),
         (("--size", 9, "--out", "none/y.caq"), "no file can be written there"),
         (("--size", 9, "--bytes", 9), "not allowed with"),
-        (("--size", 30, "--features", 111), "features 111: at most 110 samples are beside the core set's"),
+        (
+            ("--size", 30, "--features", 111),
+            "features 111: 1 to 110 samples are possible",
+        ),
         ((), "one of the arguments --size --bytes is required"),
     ],
 )
@@ -110,5 +113,7 @@ def test_training_keeps_one(call, tmp_path):
     many = call("train", *argv, "--out", tmp_path / "z.caq", "--core-size", 20, "--core-features", 81)
     assert many.code == 1 and "at most 80" in many.err and not (tmp_path / "z.caq").exists()
     assert found.json["core"]["samples"] == 20 == len(artifact.load(tmp_path / "x.caq").core.y)
+    few = call("train", *argv, "--out", tmp_path / "z.caq", "--core-bytes", 900, "--core-features", 100)
+    assert few.code == 1 and re.search(r"at most 8\d samples", few.err)
     small = call("train", *argv, "--out", tmp_path / "y.caq", "--core-size", 20, "--core-bytes", 900)
     assert small.code == 0 and re.search(r"core set: 1\d samples", small.out)
