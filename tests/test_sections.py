@@ -13,14 +13,19 @@ from caq.sections import StoredFeatures, core_row_bytes, feature_row_bytes
 from tests import models
 
 
+def check_same(section, again):
+    """All arrays of a section are there again, with their dtypes."""
+    for ours, theirs in zip(section, again, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+
+
 def test_a_core_set_is_kept_as_it_is():
     model = models.with_core(models.model(0))
     data = dumps(model)
     again = loads(data)
     assert dumps(again) == data and again.core is not None
-    for ours, theirs in zip(model.core, again.core, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-        assert ours.dtype == theirs.dtype
+    check_same(model.core, again.core)
     assert core_row_bytes(model.graph) == model.core.to_rows().shape[1]
     assert dumps(model.replace(core=None)) == dumps(models.model(0))
 
@@ -84,9 +89,7 @@ def test_features_are_kept_as_they_are(signed, channels):
     data = dumps(model)
     again = loads(data)
     assert dumps(again) == data and again.features is not None
-    for ours, theirs in zip(model.features, again.features, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-        assert ours.dtype == theirs.dtype
+    check_same(model.features, again.features)
     rows = model.features.to_rows(model.graph)
     # Each width in whole bytes: 2, 3, 5 and 8 bits a code.
     assert rows.shape == (9, 2 + sum(-(-4 * channels * w // 8) for w in (2, 3, 5, 8)))
