@@ -1,31 +1,15 @@
 """The third rung: the classifier, fitted to labels by itself, without back-propagation.
 
-The last layer is linear, so its loss is convex in its weights W (K, D) and biases b (K,), and its gradient is a product
-of errors and features: what the layer reads, codes of the integer graph. With r the features' root mean squares,
-
-    minimize    sum over samples of w (log sum exp(z) - z[y]) + ridge / 2 (|(W - W0) r|^2 + |b - b0|^2)
-                + spread / 2 tr((W - W0) V (W - W0)^T)                                              z = W x + b
-
-W0, b0: the factory's. V: the features' covariance within a class, mean of the core set's and the stream's: a few
-samples of the source stand for its others, which differ from them as samples of a class do (noise on features comes to
-such a term: Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995).
+The last layer is linear in its features: what it reads, codes of the integer graph. So its weights and biases are those
+of a logistic regression that is drawn to the factory's: what that minimizes, how it is solved and how it is put into
+codes is in caq.calibration.classifier.
 
 Samples are the core set's of the factory, or those whose features the artifact has (`Model.features`), and the last
 labelled ones of the stream, as features: a few bytes each.
 Those stay true, because the layers before stay the factory's, so nothing has to be run again; a candidate of this rung
 takes them back there, if another rung changed them.
 
-The fit is by Böhning's bound ("Multinomial logistic regression algorithm", 1992): the Hessian is at most half of that
-of least squares, whatever W is, so one matrix is inverted, once, and steps need no line search. They are accelerated
-(Nesterov, with restarts: O'Donoghue and Candès, 2015), and end early: where weights still move after 300 steps, it is
-along directions that the samples hardly ask for.
-
-Codes: for each class a unit u and multiplicands m of the set's width, near the least of (m u - W) A (m u - W), A the
-features' covariance: the unit by search, multiplicands by rounding and then one after the other, each making up for the
-errors of the others (coordinate descent, as Nagel et al., "Up or down?", 2020, ask for, on all samples at once). What
-rounding moves the mean of the outputs by, the bias takes back.
-
-They are a parameter set's own (caq.planes), so other sets keep every bit.
+Codes are a parameter set's own (caq.planes), so other sets keep every bit.
 
 S sets, K classes, D features, N samples, M samples that are kept.
 """
@@ -38,7 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from caq.calibration.biases import log_softmax, output_layer
+from caq.calibration.biases import output_layer
+from caq.calibration.classifier import Classifier, Codes, Problem, deviations, fit_classifier, move_codes, rounded
 from caq.calibration.sets import ParameterSet, coded, parameter_sets, run
 from caq.calibration.statistics import Check
 from caq.errors import ConfigError, StateFormatError, UnsupportedError
@@ -46,7 +31,7 @@ from caq.graph import Graph, Layer
 from caq.model import Model
 from caq.native import NativePlan, Program, Tables
 from caq.plan import Parameters, affine, layer_codes, narrowing, to_mantissas
-from caq.quant import TOP_WIDTH, multiplicand_limit, multiplicands, requantize
+from caq.quant import TOP_WIDTH, multiplicands, requantize
 from caq.sections import StoredFeatures
 
 if TYPE_CHECKING:
@@ -54,13 +39,6 @@ if TYPE_CHECKING:
 
     from caq.calibration.state import Arrays
 
-#: Steps of a fit at most, and at least where there are many samples: so many sample-steps are enough.
-_STEPS, _FEWEST, _SAMPLE_STEPS = 300, 60, 60_000
-#: What the largest change of a step is when it is close enough, and steps between looks at the clock, or columns that
-#: are rounded: a third of a millisecond or so, so that a thread that rests there leaves the interpreter to others soon.
-_CLOSE, _CHECKED = 1e-4, 4
-#: Units to try, as shares of that at which no weight is clipped, below 8 bits; passes over the multiplicands.
-_UNITS, _PASSES = np.linspace(0.25, 1.0, 16), 3
 #: Samples of the source that share its weight; beyond these each adds as much again, since it says more.
 _SHARING = 850
 #: Of the mean variance of features, what each has besides: a feature that is 0 everywhere asks for no code.
@@ -106,13 +84,14 @@ class Examples:
 
 
 class Fit(NamedTuple):
-    """What the samples ask of a set's classifier, in real units: weights (K, D) and biases (K,), and those that were
-    before; mean (D,) and covariance (D, D) of the features."""
+    """The classifier that samples ask for at a set, in real units and in codes, and the factory's.
 
-    weights: NDArray[np.float64]
-    biases: NDArray[np.float64]
-    old_weights: NDArray[np.float64]
-    old_biases: NDArray[np.float64]
+    mean (D,), covariance (D, D): of the features.
+    """
+
+    wanted: Classifier
+    factory: Classifier
+    codes: Codes
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
 
@@ -161,14 +140,16 @@ class HeadRung:
         x, count = np.concatenate([old, features]).astype(np.float64), len(old)
         labels = np.concatenate([old_y, y])
         samples = np.concatenate([np.full(count, self._weight / min(max(count, 1), _SHARING)), np.ones(len(y))])
-        weights, biases = self._factory(which)
+        factory, width = self._factory(which), which.assignment[-1].weight
         within = np.concatenate([deviations(x[:count], old_y), deviations(x[count:], y)]) * np.sqrt(self._spread / 2)
-        found = fit_classifier(x, labels, samples, weights, biases, self._ridge, within, check)
+        problem = Problem(x, labels, samples, factory, self._ridge, within)
+        wanted = fit_classifier(problem, check)
         mean = samples @ x / samples.sum()
         d = x - mean
         covariance = (d * samples[:, None]).T @ d / samples.sum()
         covariance[np.diag_indices_from(covariance)] += _FLOOR * np.trace(covariance) / len(mean) + 1e-12
-        return Fit(*found, weights, biases, mean, covariance)
+        codes = rounded(wanted, mean, covariance, width, check)
+        return Fit(wanted, factory, move_codes(problem, codes, width, check), mean, covariance)
 
     def candidate(
         self,
@@ -191,11 +172,12 @@ class HeadRung:
     ) -> Parameters:
         assert parameters.head is not None  # the ladder has prepared them
         factory, layer, row = self._model.parameters, self._layer, which.row
-        weights = fit.old_weights + share * (fit.weights - fit.old_weights)
-        biases = fit.old_biases + share * (fit.biases - fit.old_biases)
         width = which.assignment[-1].weight
-        m, unit = round_weights(weights, fit.covariance, width, check)
-        biases = biases + (weights - m * unit[:, None]) @ fit.mean
+        if share == 1:
+            m, unit, biases = fit.codes
+        else:
+            part = (old + share * (new - old) for old, new in zip(fit.factory, fit.wanted, strict=True))
+            m, unit, biases = rounded(Classifier(*part), fit.mean, fit.covariance, width, check)
         names = ("gain", "gain_exponent", "bias", "bias_exponent")
         found = {name: getattr(parameters, name).copy() for name in names}
         for name, values in found.items():
@@ -211,13 +193,13 @@ class HeadRung:
             found["flips"][row] = 0
         return parameters.replace(**found, head=head)
 
-    def _factory(self, which: ParameterSet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Weights (K, D) and biases (K,) of the factory, in real units for codes of features."""
+    def _factory(self, which: ParameterSet) -> Classifier:
+        """The factory's, in real units for codes of features."""
         model, layer = self._model, self._layer
         width = which.assignment[-1].weight
         m = multiplicands(layer_codes(model.graph, model.planes, layer, width), width).reshape(layer.channels, -1)
         gain, bias = affine(model.parameters, layer, which.row)
-        return m * (gain * self._unit(which))[:, None], bias * float(model.parameters.steps[-1])
+        return Classifier(m * (gain * self._unit(which))[:, None], bias * float(model.parameters.steps[-1]))
 
     def _unit(self, which: ParameterSet) -> float:
         """The real output that a gain of 1 makes of one multiplicand unit and one code of the features."""
@@ -277,102 +259,6 @@ def linear_layer(graph: Graph) -> Layer:
     if len(graph.layers) == 1 or layer.op == 0:
         raise UnsupportedError(f"layer {layer.name!r} is the only one; there are no features to read")
     return layer
-
-
-def fit_classifier(
-    x: NDArray[np.float64],
-    y: NDArray[np.integer],
-    samples: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    biases: NDArray[np.float64],
-    ridge: float,
-    within: NDArray[np.float64],
-    check: Check = lambda: None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (K, D) and biases (K,): see the module.
-
-    x (N, D), y (N,); samples (N,): what they weigh; weights (K, D), biases (K,): the factory's. within (N', D):
-    differences of samples, whose products' sum, within^T within, is V times the spread. check: called every _CHECKED
-    steps.
-    """
-    rms = np.sqrt(samples @ np.square(x) / samples.sum())
-    rms[rms == 0] = 1.0
-    read = np.concatenate([x / rms, np.ones((len(x), 1))], axis=1)
-    # Changes of what no sample reads are 0, so it is enough to look at the span of the samples, in its own axes.
-    _, s, axes = np.linalg.svd(read * np.sqrt(samples)[:, None], full_matrices=False)
-    along, apart = read @ axes.T, (within / rms) @ axes[:, :-1].T
-    penalty = ridge * np.eye(len(s)) + apart.T @ apart
-    rate = np.linalg.inv(np.diag(np.square(s) / 2) + penalty)
-    z0, one = x @ weights.T + biases, np.eye(len(biases))[y]
-    now = ahead = np.zeros((len(biases), len(s)))
-    t = 1.0
-    for step in range(min(max(_SAMPLE_STEPS // len(x), _FEWEST), _STEPS)):
-        if step % _CHECKED == 0:
-            check()
-        wrong = (np.exp(log_softmax(z0 + along @ ahead.T)) - one) * samples[:, None]
-        new = ahead - (wrong.T @ along + ahead @ penalty) @ rate
-        change = new - now
-        if np.abs(change).max() < _CLOSE:
-            now = new
-            break
-        if ((ahead - new) * change).sum() > 0:  # it overshot: begin again without momentum
-            t = 1.0
-        next_t = (1 + np.sqrt(1 + 4 * t * t)) / 2
-        now, ahead, t = new, new + (t - 1) / next_t * change, next_t
-    found = now @ axes
-    return weights + found[:, :-1] / rms, biases + found[:, -1]
-
-
-def deviations(x: NDArray[np.float64], y: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Rows (N, D) whose products' sum is the covariance of samples x (N, D) within their classes y (N,)."""
-    found, known = x.copy(), np.unique(y)
-    for label in known:
-        found[y == label] -= x[y == label].mean(0)
-    return found / np.sqrt(max(len(y) - len(known), 1))
-
-
-def round_weights(
-    weights: NDArray[np.float64], covariance: NDArray[np.float64], width: int, check: Check = lambda: None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Multiplicands (K, D) of `width` bits and units (K,) for weights (K, D) of features with a covariance (D, D)."""
-    limit, diagonal = multiplicand_limit(width) - (width == TOP_WIDTH), np.diag(covariance)
-    largest = np.abs(weights).max(1)
-    largest[largest == 0] = 1.0
-    least, m, unit = np.full(len(weights), np.inf), np.zeros_like(weights), largest / limit
-    for share in _UNITS if width != TOP_WIDTH else _UNITS[-1:]:
-        check()
-        u = share * largest / limit
-        rounded = _rounded(weights / u[:, None], width)
-        off = rounded * u[:, None] - weights
-        error = ((off @ covariance) * off).sum(1)
-        better = error < least
-        least, unit = np.where(better, error, least), np.where(better, u, unit)
-        m[better] = rounded[better]
-    for _ in range(_PASSES):
-        slope, before = (m * unit[:, None] - weights) @ covariance, m.copy()
-        for j in range(m.shape[1]):
-            if j % _CHECKED == 0:
-                check()
-            new = _rounded(m[:, j] - slope[:, j] / (diagonal[j] * unit), width)
-            (moved,) = (new != m[:, j]).nonzero()
-            if len(moved):
-                change = (new - m[:, j])[moved] * unit[moved]
-                slope[moved] += change[:, None] * covariance[j]
-                m[:, j] = new
-        if np.array_equal(m, before):
-            break
-    # The unit that is best for these multiplicands; one that would turn them round is none.
-    projected = m @ covariance
-    best = (projected * weights).sum(1) / (projected * m).sum(1).clip(min=1e-30)
-    return m, np.where(best > 0, best, unit)
-
-
-def _rounded(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """The nearest multiplicands: integers at 8 bits, odd ones below (caq.quant)."""
-    limit = multiplicand_limit(width)
-    if width == TOP_WIDTH:
-        return np.minimum(np.maximum(np.rint(values), -limit), limit - 1)  # np.clip takes three times as long
-    return np.minimum(np.maximum(2 * np.floor(values / 2) + 1, -limit), limit)
 
 
 def _narrow(graph: Graph, layer: Layer, ratio: float, width: int) -> tuple[Any, int, int]:

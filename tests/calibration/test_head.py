@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 
 from caq import artifact
-from caq.calibration.biases import log_softmax
 from caq.calibration.calibrator import Calibrator
 from caq.calibration.config import LADDER, CalibratorConfig
 from caq.calibration.head import (
     Examples,
     HeadRung,
-    deviations,
     draw_features,
-    fit_classifier,
     linear_layer,
-    round_weights,
 )
 from caq.calibration.learnt import Learnt
 from caq.calibration.sets import ROWS, coded, factory_head, logits, parameter_sets
@@ -27,7 +23,7 @@ from caq.engine import Engine
 from caq.errors import ConfigError, StateFormatError, UnsupportedError
 from caq.graph import Graph, Op
 from caq.plan import build_plan
-from caq.quant import TOP_WIDTH, multiplicand_limit, requantize
+from caq.quant import requantize
 from caq.reference import run_steps
 from caq.sections import StoredFeatures
 from tests import models
@@ -72,86 +68,6 @@ def test_features_are_what_the_last_layer_of_the_reference_reads(world):
         if step.narrow is not None:
             read = requantize(read, step.narrow, *step.narrow_range)
         np.testing.assert_array_equal(rung.features(which, codes.astype(np.int16)), read.reshape(20, -1))
-
-
-def made(count=60, features=5, classes=3, seed=0):
-    rng = np.random.default_rng(seed)
-    x, y = rng.uniform(0, 200, (count, features)), rng.integers(0, classes, count)
-    return x, y, rng.uniform(0.2, 3, count), rng.normal(0, 0.01, (classes, features)), rng.normal(0, 1, classes)
-
-
-@pytest.mark.parametrize(("count", "features"), [(60, 5), (6, 20)])
-def test_the_fit_is_the_minimum(count, features):
-    x, y, samples, w0, b0 = made(count, features)
-    ridge, rms = 0.5, np.sqrt(samples @ np.square(x) / samples.sum())
-    within = 0.5 * deviations(x, y)
-    w, b = fit_classifier(x, y, samples, w0, b0, ridge, within)
-
-    def loss(w, b):
-        logs = log_softmax(x @ w.T + b)[np.arange(count), y]
-        drawn = ridge * (np.square((w - w0) * rms).sum() + np.square(b - b0).sum())
-        return -(samples * logs).sum() + (drawn + np.square(within @ (w - w0).T).sum()) / 2
-
-    least = loss(w, b)
-    assert least < loss(w0, b0) - 1
-    rng = np.random.default_rng(1)
-    for _ in range(30):
-        dw, db = rng.normal(0, 0.03, w.shape) / rms, rng.normal(0, 0.03, b.shape)
-        assert loss(w + dw, b + db) > least
-    gradient = np.exp(log_softmax(x @ w.T + b))
-    gradient[np.arange(count), y] -= 1
-    gradient = (gradient * samples[:, None]).T @ (x / rms) + ridge * (w - w0) * rms
-    gradient += (w - w0) @ within.T @ within / rms
-    assert np.abs(gradient).max() < 1e-3 * samples.sum()
-
-
-def test_a_strong_ridge_leaves_the_factory_and_a_feature_that_is_nowhere_keeps_its_weight():
-    x, y, samples, w0, b0 = made()
-    none = np.zeros((0, 5))
-    w, b = fit_classifier(x, y, samples, w0, b0, 1e9, none)
-    np.testing.assert_allclose(w, w0, atol=1e-6)
-    np.testing.assert_allclose(b, b0, atol=1e-6)
-    x[:, 2] = 0
-    w, _ = fit_classifier(x, y, samples, w0, b0, 0.1, none)
-    np.testing.assert_allclose(w[:, 2], w0[:, 2], atol=1e-12)
-
-
-def test_deviations_are_those_of_the_covariance_within_classes():
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((90, 4)) + 10 * np.arange(90)[:, None] % 3, np.arange(90) % 3
-    d = deviations(x, y)
-    wanted = np.mean([np.cov(x[y == c].T) for c in range(3)], axis=0)  # of as many samples each
-    np.testing.assert_allclose(d.T @ d, wanted, rtol=1e-9)
-    assert not deviations(x[:3], y[:3]).any()
-
-
-@pytest.mark.parametrize("width", [2, 3, 4, 8])
-def test_codes_are_of_the_width_and_better_than_plain_rounding(width):
-    rng = np.random.default_rng(width)
-    mixed = rng.standard_normal((40, 40)) @ np.diag(np.linspace(0.1, 3, 40))
-    covariance, weights = mixed @ mixed.T + np.eye(40), rng.standard_normal((6, 40))
-    m, unit = round_weights(weights, covariance, width)
-    limit = multiplicand_limit(width)
-    assert (unit > 0).all() and (m == np.rint(m)).all() and -limit <= m.min() and m.max() <= limit
-    if width == TOP_WIDTH:
-        assert m.max() < limit
-    else:
-        assert (m % 2 == 1).all()
-
-    def error(m, unit):
-        off = m * unit[:, None] - weights
-        return ((off @ covariance) * off).sum(1)
-
-    u = np.abs(weights).max(1) / limit
-    v = weights / u[:, None]
-    odd = (2 * np.floor(v / 2) + 1).clip(-limit, limit)
-    plain = np.rint(v).clip(-limit, limit - 1) if width == TOP_WIDTH else odd
-    assert error(m, unit).sum() < 0.7 * error(plain, u).sum()
-
-
-def test_weights_of_nothing_are_rounded_too():
-    m, unit = round_weights(np.zeros((2, 3)), np.eye(3), 4)
-    assert np.isfinite(m).all() and (unit > 0).all()
 
 
 def test_a_classifier_that_changed_is_learnt_at_every_set(world):
@@ -232,7 +148,7 @@ def test_the_classifier_is_fitted_to_features_where_there_are_some(world):
 
     def fitted(model, which):
         rung = HeadRung(model, codes, core.y, 9.0, 0.1, 1.0)
-        return rung.fit(which, rung.features(which, stream), y[:60], lambda: None).weights
+        return rung.fit(which, rung.features(which, stream), y[:60], lambda: None).wanted.weights
 
     rung = HeadRung(plain, codes, core.y, 1.0, 1.0, 1.0)
     own = np.stack([rung.features(which, codes) for which in sets[:3]]).astype(Examples.empty(model).features.dtype)
@@ -330,7 +246,7 @@ def test_time_that_is_over_leaves_sets_as_they_were_and_each_has_its_turn(world)
     fed(whole, x[:40], y[:40])
     ticks = iter(range(10**9))
     some, turns = 0, set()
-    for most in range(5_000, 120_000, 5_000):
+    for most in range(5_000, 400_000, 5_000):
         config = replace(HEAD, max_ms=most)
         calibrator = Calibrator(model, core, config=config, clock=lambda: float(next(ticks)))
         result = calibrator.partial_fit(x[:40], y[:40])
