@@ -42,6 +42,8 @@ _STEPS, _FEWEST, _SAMPLE_STEPS = 300, 60, 60_000
 #: What the largest change of a step is when it is close enough, and steps between looks at the clock, or columns that
 #: are rounded: a third of a millisecond or so, so that a thread that rests there leaves the interpreter to others soon.
 _CLOSE, _CHECKED = 1e-4, 4
+#: Features up to which a fit of fewer samples looks at all of them: the decomposition's code alone takes 0.7 MiB.
+_WIDE = 256
 #: Units to try, as shares of that at which no weight is clipped, below 8 bits; passes over the multiplicands.
 _UNITS, _PASSES = np.linspace(0.25, 1.0, 16), 3
 #: Codes that are moved after that, at most, and what a move is to save of the loss, nats of a sample of weight 1.
@@ -90,13 +92,14 @@ def fit_classifier(problem: Problem, check: Check = lambda: None) -> Classifier:
     x, y, samples, (weights, biases), ridge, within = problem
     rms = np.sqrt(problem.squares)
     read = np.concatenate([x / rms, np.ones((len(x), 1))], axis=1)
-    # Changes of what no sample reads are 0, so it is enough to look at the span of the samples, in its own axes.
-    _, s, axes = np.linalg.svd(read * np.sqrt(samples)[:, None], full_matrices=False)
+    axes = np.eye(read.shape[1])
+    if len(axes) > max(len(x), _WIDE):  # changes of what no sample reads are 0: their span is enough
+        axes = np.linalg.qr((read * np.sqrt(samples)[:, None]).T)[0].T
     along, apart = read @ axes.T, (within / rms) @ axes[:, :-1].T
-    penalty = ridge * np.eye(len(s)) + apart.T @ apart
-    rate = np.linalg.inv(np.diag(np.square(s) / 2) + penalty)
+    penalty = ridge * np.eye(len(axes)) + apart.T @ apart
+    rate = np.linalg.inv((along * (samples / 2)[:, None]).T @ along + penalty)
     z0, one = x @ weights.T + biases, np.eye(len(biases))[y]
-    now = ahead = np.zeros((len(biases), len(s)))
+    now = ahead = np.zeros((len(biases), len(axes)))
     t = 1.0
     for step in range(min(max(_SAMPLE_STEPS // len(x), _FEWEST), _STEPS)):
         if step % _CHECKED == 0:

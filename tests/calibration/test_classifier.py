@@ -33,7 +33,7 @@ def loss(problem, w, b):
     return -(samples * logs).sum() + (drawn + np.square(within @ (w - w0).T).sum()) / 2
 
 
-@pytest.mark.parametrize(("count", "features"), [(60, 5), (6, 20)])
+@pytest.mark.parametrize(("count", "features"), [(60, 5), (6, 20), (6, 300)])
 def test_the_fit_is_the_minimum(count, features):
     problem = made(count, features)
     x, y, samples, (w0, b0), ridge, within = problem
