@@ -40,8 +40,8 @@ from caq.supernet.batches import Samples, samples
 from caq.supernet.conversion import DEFAULT_WIDTHS, convert
 from caq.supernet.network import Supernet
 from caq.supernet.pipeline import Prepared, prepare
-from caq.supernet.points import Point, train_gated
-from caq.supernet.train import TrainConfig, accuracy, predict, random_assignment, reestimate_norms, train_supernet
+from caq.supernet.points import Point, train_gated, train_halves
+from caq.supernet.train import TrainConfig, accuracy, predict, random_assignment, reestimate_norms
 
 #: Rows by name: how all widths are trained together. `fp32` and `alone` are added in `run`.
 VARIANTS = {
@@ -129,22 +129,11 @@ def train_points(
     if kind in GATED:
         return train_gated(supernet, prepared.train, replace(config, point_share=GATED[kind]))
 
-    def choose() -> list[Point]:
+    def choose() -> tuple[Point, ...]:
         assignments = CHOSEN[kind](supernet, part, prepared, config, DEFAULT_BUDGETS)
-        return [Point(b.name, a, supernet.add_row(a)) for b, a in zip(DEFAULT_BUDGETS, assignments, strict=True)]
+        return tuple(Point(b.name, a, supernet.add_row(a)) for b, a in zip(DEFAULT_BUDGETS, assignments, strict=True))
 
     return train_halves(supernet, prepared.train, config, choose)
-
-
-def train_halves(
-    supernet: Supernet, train: Samples, config: TrainConfig, choose: Callable[[], list[Point]]
-) -> list[Point]:
-    """Trains as `train_gated` does, with the points that `choose` gives half-way; returns these."""
-    train_supernet(supernet, train, replace(config, epochs=config.epochs - config.point_epochs))
-    points = choose()
-    rest = replace(config, epochs=config.point_epochs, rounding_from=0.0)
-    train_supernet(supernet, train, rest, points=[(p.assignment, p.row) for p in points])
-    return points
 
 
 def train_and_score(
@@ -190,7 +179,7 @@ def train_and_score(
         of_points = {p.name: _scores(supernet, norms, held, [p.assignment], p.row) for p in points}
         return {"": supernet_scores(supernet, norms, held) | of_points}
     if kind in HALVES:
-        train_halves(supernet, prepared.train, config, lambda: [])
+        train_halves(supernet, prepared.train, config, tuple)
         return {"": supernet_scores(supernet, norms, held)}
     average, after = averaging(supernet)
     train_joint(supernet, prepared.train, config, plan, after=after)

@@ -8,7 +8,7 @@ docs/joint-training.md has what that gains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -41,9 +41,25 @@ def train_gated(
     `config.point_epochs` of the epochs are the points', if there are budgets. Their checkpoint lies beside that of
     `outputs`, its name with "-points". Raises what `train_supernet` and `learn_gate` raise.
     """
-    own = config.point_epochs if budgets else 0
+    if not budgets:
+        train_supernet(supernet, train, config, outputs)
+        return ()
+    return train_halves(
+        supernet, train, config, lambda: learn_points(supernet, train, config, budgets, outputs.quiet), outputs
+    )
+
+
+def train_halves(
+    supernet: Supernet,
+    train: Samples,
+    config: TrainConfig,
+    choose: Callable[[], tuple[Point, ...]],
+    outputs: Outputs = Outputs(),  # noqa: B008
+) -> tuple[Point, ...]:
+    """As `train_gated`, with points that `choose` gives when all but `config.point_epochs` are over; returns these."""
+    own = config.point_epochs
     train_supernet(supernet, train, replace(config, epochs=config.epochs - own), outputs)
-    points = learn_points(supernet, train, config, budgets, outputs.quiet)
+    points = choose()
     if own:
         path, board = outputs.checkpoint, outputs.tensorboard
         outputs = replace(

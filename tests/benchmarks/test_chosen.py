@@ -6,17 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import torch
 
 from benchmarks.baselines import chosen
-from benchmarks.joint_folds import CHOSEN, train_halves, train_points
+from benchmarks.joint_folds import CHOSEN, train_points
 from caq.costs import DEFAULT_BUDGETS, Budget, affordable_cost, relative_cost
 from caq.data import Dataset, load
 from caq.supernet import convert
 from caq.supernet.network import Supernet
 from caq.supernet.pipeline import Prepared, prepare
-from caq.supernet.points import learn_points, train_gated
-from caq.supernet.train import Outputs, TrainConfig
+from caq.supernet.train import TrainConfig
 
 CONFIG = TrainConfig(epochs=2, batch_size=32, seed=3)
 BUDGETS = (Budget("half", 0.5), Budget("few", 0.2))
@@ -42,24 +40,6 @@ def test_others_choices_fill_the_budgets(digits: Dataset, choose: Callable) -> N
     for budget, cost in zip(BUDGETS, costs, strict=True):
         assert cost <= affordable_cost(supernet.graph, budget.share) + 1e-9
     assert costs[0] > costs[1]
-
-
-def test_halves_train_as_gates_do(digits: Dataset) -> None:
-    states = []
-    for halves in (False, True):
-        supernet, prepared = made(digits)
-        if halves:
-            train_halves(
-                supernet,
-                prepared.train,
-                CONFIG,
-                lambda s=supernet, p=prepared: list(learn_points(s, p.train, CONFIG, BUDGETS, quiet=True)),
-            )
-        else:
-            train_gated(supernet, prepared.train, CONFIG, BUDGETS, Outputs(quiet=True))
-        states.append(supernet.state_dict())
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 @pytest.mark.parametrize("kind", CHOSEN)
