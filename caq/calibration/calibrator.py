@@ -45,6 +45,7 @@ from caq.artifact import load
 from caq.calibration.config import CalibratorConfig
 from caq.calibration.core import UNLABELLED, CoreSet
 from caq.calibration.deadline import Deadline, OutOfTime
+from caq.calibration.head import have_features
 from caq.calibration.judge import Judge, held_out
 from caq.calibration.learnt import Learnt, check_core, known_labels
 from caq.calibration.rungs import Ladder
@@ -361,13 +362,17 @@ def make_core(
 ) -> CoreSet:
     """A core set of source samples x (N, ...), y (N,), as input codes, for a model that was trained without one.
 
-    A miss at a width is a sample that the widest gets right and it gets wrong: the logs of training are not there. For
-    the rest see CoreSet.select.
+    A miss at a width is a sample that the widest gets right and it gets wrong: the logs of training are not there.
+    Samples whose features the model has are passed over: the classifier is fitted to these, and the guard judges by
+    some of a core set. For the rest see CoreSet.select.
     """
-    codes, widths = model.encode(model.batch(x)[0])[0], model.graph.widths
-    wrong = count_misses(coded(model), codes, np.asarray(y))
-    misses = wrong & ~wrong[-1:].astype(bool)
-    return CoreSet.select(codes, y, misses.astype(np.uint8), widths, size=size, max_bytes=max_bytes, seed=seed)
+    codes, labels, widths = model.encode(model.batch(x)[0])[0], np.asarray(y), model.graph.widths
+    left = np.flatnonzero(~have_features(model, codes, labels))
+    codes, labels = codes[left], labels[left]
+    wrong = count_misses(coded(model), codes, labels)
+    misses = (wrong & ~wrong[-1:].astype(bool)).astype(np.uint8)
+    core = CoreSet.select(codes, labels, misses, widths, size=size, max_bytes=max_bytes, seed=seed)
+    return replace(core, ids=-1 - left[-1 - core.ids])
 
 
 def count_misses(

@@ -234,6 +234,19 @@ def draw_features(
     return StoredFeatures(found.astype(dtype), np.asarray(y)[chosen].astype(np.int16))
 
 
+def have_features(model: Model, codes: NDArray[np.int8], y: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which samples, codes (N, H, W, C), y (N,), have the class and features of one in `Model.features`, (N,)."""
+    stored, found = model.features, np.zeros(len(codes), bool)
+    if stored is None or not len(codes):
+        return found
+    plain = coded(model)
+    (dtype, _), widest = _layout(plain), parameter_sets(model)[len(model.graph.widths) - 1]
+    own = _features(plain, _without_last(plain), widest, codes.astype(np.int16)).astype(dtype)
+    known = {(label, row.tobytes()) for label, row in zip(stored.y.tolist(), stored.codes[-1], strict=True)}
+    rows = zip(np.asarray(y).tolist(), own, strict=True)
+    return np.array([(label, row.tobytes()) in known for label, row in rows])
+
+
 def _features(model: Model, before: Model, which: ParameterSet, x: NDArray[np.int16]) -> NDArray[np.int32]:
     """What the classifier of a `coded` model reads (N, D) of samples x (N, H, W, C); before: `_without_last` of it."""
     layer, pair, program = model.graph.layers[-1], which.assignment[-1], Program(before)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from caq import artifact
-from caq.calibration.calibrator import Calibrator
+from caq.calibration.calibrator import Calibrator, make_core
 from caq.calibration.config import LADDER, CalibratorConfig
 from caq.calibration.head import (
     Examples,
@@ -138,6 +138,19 @@ def test_drawn_features_are_those_of_their_samples(world):
     alone = Graph((3, 3, 1), (Op("conv", (0,), "f", channels=3, kernel=(3, 3), low=-(2**15), high=2**15 - 1),), (2, 8))
     with pytest.raises(UnsupportedError, match="only one"):
         draw_features(models.from_graph(alone, np.random.default_rng(0)), x, y, 5)
+
+
+def test_a_core_set_passes_over_samples_whose_features_the_artifact_has(world):
+    model, _, x, y = world
+    drawn = draw_features(model, x, y, 200, seed=3)
+    chosen = np.sort(np.random.default_rng(3).permutation(len(y))[:200])
+    core = make_core(model.replace(features=drawn), x, y, size=60)
+    own = -1 - core.ids
+    assert len(np.intersect1d(own, chosen)) == 0 < len(np.intersect1d(-1 - make_core(model, x, y, size=60).ids, chosen))
+    np.testing.assert_array_equal(core.x, model.encode(x)[0][own])
+    np.testing.assert_array_equal(core.y, y[own])
+    with pytest.raises(ConfigError, match="1 to 1 samples are possible"):
+        make_core(model.replace(features=draw_features(model, x, y, len(y) - 1)), x, y, size=60)
 
 
 def test_the_classifier_is_fitted_to_features_where_there_are_some(world):
