@@ -33,8 +33,8 @@ test: check
 # What a device gets: a wheel, tested in an environment with nothing else of ours in it.
 WHEEL := build/wheel
 DEVICE_TESTS := calibration context kernels search test_artifact.py test_conditional.py test_data.py test_engine.py \
-  test_governor.py test_graph.py test_hostile.py test_memory.py test_native.py test_quant.py test_record.py \
-  test_reference.py test_runtime.py test_scaling.py
+  test_governor.py test_graph.py test_hostile.py test_memory.py test_native.py test_native_threads.py test_quant.py \
+  test_record.py test_reference.py test_runtime.py test_scaling.py
 
 wheel:
 	rm -rf $(WHEEL)

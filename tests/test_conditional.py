@@ -18,7 +18,8 @@ from caq.model import Model
 from caq.runtime import Runtime
 from tests import models
 from tests.conditional_models import gated, readable, with_gate
-from tests.test_native import ISAS, SPECIAL, Net, soil
+from tests.native_graphs import SPECIAL, Net
+from tests.test_native import ISAS, soil
 
 
 def points_with_gates(m: Model) -> list[str]:
