@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.calibrate_streams import WIDTHS
+from benchmarks.continual.stream import last
 
 RESULTS = Path(__file__).parent.parent / "results"
 OURS = ("ours", "ours_unguarded")
@@ -29,18 +30,21 @@ BARS = {
 COSTS = {"time": 0.1, "growth": 0.25, "peak": 0.25}
 
 
-def accuracy_bars(tables: dict[str, list[dict[str, Any]]], ours: str) -> dict[str, dict[str, Any]]:
+def accuracy_bars(rows: dict[str, list[dict[str, Any]]], ours: str) -> dict[str, dict[str, Any]]:
     """Differences by protocol and their mean, (W,) each, and whether the mean meets its bar at every width.
 
-    tables: of protocols, as their results have them. Protocols without one of the two methods are left out.
+    rows: of protocols, as their results have them. Only seeds that both methods have are compared; protocols without
+    one are left out.
     """
     found = {}
     for name, (other, what, least) in BARS.items():
         by_protocol = {}
-        for protocol, lines in tables.items():
-            rows = {line["method"]: line for line in lines}
-            if ours in rows and other in rows:
-                by_protocol[protocol] = [rows[ours][f"{what} w{w}"] - rows[other][f"{what} w{w}"] for w in WIDTHS]
+        for protocol, all_rows in rows.items():
+            mine, theirs = ([row for row in all_rows if row["method"] == method] for method in (ours, other))
+            seeds = {row["seed"] for row in mine} & {row["seed"] for row in theirs}
+            if seeds:
+                a, b = (last([row for row in some if row["seed"] in seeds], what) for some in (mine, theirs))
+                by_protocol[protocol] = [x - y for x, y in zip(a, b, strict=True)]
         if by_protocol:
             mean = [sum(column) / len(by_protocol) for column in zip(*by_protocol.values(), strict=True)]
             # Above is more than nothing; within 2 points is 2 points too.
@@ -62,12 +66,12 @@ def cost_bars(methods: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]
 def main() -> int:
     paths = {p.stem.removeprefix("continual_"): p for p in sorted(RESULTS.glob("continual_*.json"))}
     read = {name: json.loads(path.read_text()) for name, path in paths.items()}
-    tables = {name: result["table"] for name, result in read.items() if "table" in result}
-    bars: dict[str, Any] = {ours: accuracy_bars(tables, ours) for ours in OURS}
+    rows = {name: result["rows"] for name, result in read.items() if "table" in result}
+    bars: dict[str, Any] = {ours: accuracy_bars(rows, ours) for ours in OURS}
     if "cost" in read:
         bars["cost"] = cost_bars(read["cost"]["methods"])
-    for of, rows in bars.items():
-        for name, row in rows.items():
+    for of, lines in bars.items():
+        for name, row in lines.items():
             print(f"{of}: {name}: {json.dumps(row)}")
     result = {"command": "python -m benchmarks.continual.bars", "widths": WIDTHS, "bars": bars}
     (RESULTS / "continual_bars.json").write_text(json.dumps(result, indent=1) + "\n")
