@@ -26,7 +26,7 @@ CONFIG = CalibratorConfig(batch=10, waiting=40)
 #: Every third label comes that many samples late.
 LATE = 25
 #: Every fourth step is told so many seconds after it is durable: a kill in between leaves a state that nobody knows of.
-TARRY = 0.02
+TARRY = 0.1
 
 
 def checksum(calibrator: Calibrator) -> int:
