@@ -56,7 +56,7 @@ LONGEST_CLOSE_S = 10.0
 #: Of the thread, above that of the process: 10 gets a tenth of what others get of a core that all want.
 NICENESS = 10
 #: Seconds that the thread rests for each one that it works: the interpreter is then seldom in the way of an inference.
-REST = 3.0
+REST = 2.5
 #: How long a thread of this process may keep the interpreter from another, while a step is under way.
 SWITCH_INTERVAL_S = 1e-4
 

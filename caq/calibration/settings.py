@@ -3,7 +3,7 @@
     state: calibration          folder of what is learnt, beside this file; left out: nothing survives a restart
     audit: calibration.jsonl    audit log (caq.calibration.audit), beside this file; left out: none
     queue: 256                  samples and labels that wait for the thread, at most
-    rest: 3                     seconds that the thread sleeps for each that it works
+    rest: 2.5                   seconds that the thread sleeps for each that it works
     max_ms: 50                  that a step may compute
     max_bytes: 4000000          of the state
     rungs: [statistics, biases, head]
