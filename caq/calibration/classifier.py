@@ -162,7 +162,7 @@ def round_weights(
     return m, np.where(best > 0, best, unit)
 
 
-def rounded(
+def round_classifier(
     found: Classifier,
     mean: NDArray[np.float64],
     covariance: NDArray[np.float64],

@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from caq.calibration.biases import output_layer
-from caq.calibration.classifier import Classifier, Codes, Problem, deviations, fit_classifier, move_codes, rounded
+from caq.calibration.classifier import (
+    Classifier,
+    Codes,
+    Problem,
+    deviations,
+    fit_classifier,
+    move_codes,
+    round_classifier,
+)
 from caq.calibration.sets import ParameterSet, coded, parameter_sets, run
 from caq.calibration.statistics import Check
 from caq.errors import ConfigError, StateFormatError, UnsupportedError
@@ -100,7 +108,7 @@ class HeadRung:
     """Fits the classifier of one set after the other, of a `coded` model with the factory's parameters.
 
     x (N, H, W, C) int16, y (N,): samples of the factory to fit, where the model has no features of its own;
-    core_weight: of all that stand for the source together, up to _SHARING. ridge, spread: see the module.
+    core_weight: of all that stand for the source together, up to _SHARING. ridge, spread: see `classifier`.
 
     Raises UnsupportedError on a model without a linear classifier.
     """
@@ -148,7 +156,7 @@ class HeadRung:
         d = x - mean
         covariance = (d * samples[:, None]).T @ d / samples.sum()
         covariance[np.diag_indices_from(covariance)] += _FLOOR * np.trace(covariance) / len(mean) + 1e-12
-        codes = rounded(wanted, mean, covariance, width, check)
+        codes = round_classifier(wanted, mean, covariance, width, check)
         return Fit(wanted, factory, move_codes(problem, codes, width, check), mean, covariance)
 
     def candidate(
@@ -177,7 +185,7 @@ class HeadRung:
             m, unit, biases = fit.codes
         else:
             part = (old + share * (new - old) for old, new in zip(fit.factory, fit.wanted, strict=True))
-            m, unit, biases = rounded(Classifier(*part), fit.mean, fit.covariance, width, check)
+            m, unit, biases = round_classifier(Classifier(*part), fit.mean, fit.covariance, width, check)
         names = ("gain", "gain_exponent", "bias", "bias_exponent")
         found = {name: getattr(parameters, name).copy() for name in names}
         for name, values in found.items():

@@ -12,8 +12,8 @@ from caq.calibration.classifier import (
     deviations,
     fit_classifier,
     move_codes,
+    round_classifier,
     round_weights,
-    rounded,
 )
 from caq.quant import TOP_WIDTH, multiplicand_limit
 
@@ -108,7 +108,7 @@ def test_codes_move_where_the_loss_falls_and_nowhere_else(width):
     problem = problem._replace(y=(x @ np.random.default_rng(0).standard_normal((12, 4))).argmax(1))
     mean = samples @ x / samples.sum()
     covariance = ((x - mean) * samples[:, None]).T @ (x - mean) / samples.sum()
-    begin = rounded(fit_classifier(problem), mean, covariance, width)
+    begin = round_classifier(fit_classifier(problem), mean, covariance, width)
     m, unit, b = move_codes(problem, begin, width)
     limit = multiplicand_limit(width)
     assert (m % 2 == 1).all() and np.abs(m).max() <= limit and (unit == begin.unit).all()
@@ -125,5 +125,5 @@ def test_codes_move_where_the_loss_falls_and_nowhere_else(width):
 
 def test_codes_of_8_bits_stay_as_they_are_rounded():
     problem = made()
-    begin = rounded(fit_classifier(problem), problem.x.mean(0), np.cov(problem.x.T), TOP_WIDTH)
+    begin = round_classifier(fit_classifier(problem), problem.x.mean(0), np.cov(problem.x.T), TOP_WIDTH)
     assert move_codes(problem, begin, TOP_WIDTH) is begin
