@@ -13,6 +13,8 @@ right, which tells whether the routing or the branches limit. Costs are of the s
 included. `static at its cost` is what static gates, w2a2 and w8a8 have at the conditional gate's mean cost,
 interpolated.
 
+`--trained` chooses branches half-way and trains them, as `caq train` does with static gates (caq.supernet.points).
+
 All figures are of the native engine, in integers. Training resumes from checkpoints in --cache.
 """
 
@@ -48,6 +50,7 @@ from caq.supernet.gates import GateConfig
 from caq.supernet.lower import lower
 from caq.supernet.network import Supernet
 from caq.supernet.pipeline import Prepared, assemble, hold_back, prepare, task_of, uniform_name
+from caq.supernet.points import Point, train_halves
 from caq.supernet.train import Outputs, TrainConfig, predict, reestimate_norms, train_supernet
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,11 +58,12 @@ HELD_BACK = 0.3
 
 
 class Trained(NamedTuple):
-    """A seed's supernet, and the branches of each budget."""
+    """A seed's supernet, and the branches of each budget; with their rows of batch norm, in order, if trained."""
 
     supernet: Supernet
     prepared: Prepared
     branches: dict[str, Branches]
+    rows: dict[str, list[int]]
 
 
 class Row(NamedTuple):
@@ -79,23 +83,42 @@ def trained(data: Dataset, args: argparse.Namespace, config: TrainConfig, budget
     prepared = prepare(data, args.model, config.seed)
     supernet = convert(prepared.network, prepared.example(), DEFAULT_WIDTHS)
     args.cache.mkdir(parents=True, exist_ok=True)
-    stem = args.cache / f"{data.name}-{args.model}-{args.epochs}-{config.seed}"
-    train_supernet(supernet, prepared.train, config, Outputs(Path(f"{stem}.pt")))
-    for width in supernet.widths:
-        reestimate_norms(supernet, prepared.train, supernet.graph.uniform(width))
+    kind = "trained-" if args.trained else ""
+    stem = args.cache / f"{kind}{data.name}-{args.model}-{args.epochs}-{config.seed}"
     gate_config = GateConfig(batch_size=config.batch_size, seed=config.seed, steps=args.gate_steps)
-    found = {}
-    for budget in budgets:
-        kept = Path(f"{stem}-{budget.name}-{budget.share}-{args.gate_steps}.json")
-        if kept.exists():
-            tensor, texts, static = json.loads(kept.read_text())
-            found[budget.name] = Branches(tensor, tuple(map(parse_assignment, texts)), static)
-        else:
-            branches = learn_branches(supernet, prepared.train, budget, gate_config, config.task)
-            texts = [",".join(map(str, a)) for a in branches.assignments]
-            kept.write_text(json.dumps([branches.tensor, texts, branches.static]))
-            found[budget.name] = branches
-    return Trained(supernet, prepared, found)
+    found: dict[str, Branches] = {}
+    rows: dict[str, list[int]] = {}
+
+    def choose() -> tuple[Point, ...]:
+        for width in supernet.widths:
+            reestimate_norms(supernet, prepared.train, supernet.graph.uniform(width))
+        for budget in budgets:
+            kept = Path(f"{stem}-{budget.name}-{budget.share}-{args.gate_steps}.json")
+            if kept.exists():
+                tensor, texts, static = json.loads(kept.read_text())
+                found[budget.name] = Branches(tensor, tuple(map(parse_assignment, texts)), static)
+            else:
+                branches = learn_branches(supernet, prepared.train, budget, gate_config, config.task)
+                texts = [",".join(map(str, a)) for a in branches.assignments]
+                kept.write_text(json.dumps([branches.tensor, texts, branches.static]))
+                found[budget.name] = branches
+            if args.trained:
+                rows[budget.name] = [supernet.add_row(a) for a in found[budget.name].assignments]
+        return tuple(
+            Point(name, assignment, row)
+            for name, own in rows.items()
+            for assignment, row in zip(found[name].assignments, own, strict=True)
+        )
+
+    outputs = Outputs(Path(f"{stem}.pt"))
+    if args.trained:
+        train_halves(supernet, prepared.train, config, choose, outputs)
+        for width in supernet.widths:
+            reestimate_norms(supernet, prepared.train, supernet.graph.uniform(width))
+    else:
+        train_supernet(supernet, prepared.train, config, outputs)
+        choose()
+    return Trained(supernet, prepared, found, rows)
 
 
 def lowered_model(t: Trained, data: Dataset, config: TrainConfig, budgets: list[Budget]) -> Model:
@@ -105,7 +128,7 @@ def lowered_model(t: Trained, data: Dataset, config: TrainConfig, budgets: list[
         branches, first_set = t.branches[budget.name], len(t.supernet.widths) + len(own)
         gates[budget.name] = unrouted(graph, branches, first_set)
         points.append((budget.name, branches.assignments[0], first_set))
-        own += estimate_branches(t.supernet, t.prepared.train, branches)
+        own += estimate_branches(t.supernet, t.prepared.train, branches, t.rows.get(budget.name, ()))
     points += [(uniform_name(w), graph.uniform(w), None) for w in t.supernet.widths]
     t.supernet.set_assignment(graph.uniform(t.supernet.widths[-1]))
     t.supernet.output_step.copy_(predict(t.supernet, t.prepared.train).abs().max() * 4 / 2**15)
@@ -231,6 +254,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--gate-steps", type=int, default=GateConfig.steps)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--trained", action="store_true", help="train the branches in the second half of the epochs")
     parser.add_argument("--domain", type=int, help="test only on this domain")
     parser.add_argument("--validate", action="store_true", help="measure on a part of the training split")
     parser.add_argument("--cache", type=Path, default=Path("runs/conditional"))
@@ -245,6 +269,7 @@ def main() -> None:
     options = {"data": Path(args.data).name, "model": args.model, "epochs": args.epochs, "batch-size": args.batch_size}
     options |= {"gate-steps": args.gate_steps, "seeds": " ".join(map(str, args.seeds)), "domain": args.domain}
     command = " ".join(f"--{key} {value}" for key, value in options.items() if value is not None)
+    command += " --trained" if args.trained else ""
     command = f"python -m benchmarks.conditional {command}"
     summary = {
         "command": command,
@@ -256,7 +281,7 @@ def main() -> None:
         "rows": [{k: v if isinstance(v, str) else round(v, 6) for k, v in row._asdict().items()} for row in rows],
         "compared": [{k: v if isinstance(v, str) else round(v, 6) for k, v in line.items()} for line in lines],
     }
-    stem = f"conditional_{data.name}_{args.model}"
+    stem = f"conditional_{'trained_' if args.trained else ''}{data.name}_{args.model}"
     (RESULTS / f"{stem}.json").write_text(json.dumps(summary, indent=1) + "\n")
     (RESULTS / f"{stem}.md").write_text(f"`{command}`\n\n{table(lines)}")
 

@@ -138,21 +138,25 @@ def learn_branches(supernet: Supernet, train: Samples, budget: Budget, config: G
     return Branches(tensor, tuple(distinct), distinct.index(static))
 
 
-def estimate_branches(supernet: Supernet, train: Samples, branches: Branches) -> list[tuple[Assignment, int]]:
-    """Adds a row of batch-norm statistics a branch, estimated on `train`; returns the assignments with their rows.
+@torch.no_grad()
+def estimate_branches(
+    supernet: Supernet, train: Samples, branches: Branches, rows: Sequence[int] = ()
+) -> list[tuple[Assignment, int]]:
+    """Estimates a row of batch-norm statistics a branch on `train`; returns the assignments with their rows.
 
-    Before the gate all rows are alike, as what is computed there may not depend on the branch.
+    rows: those of branches that were trained; else they are added. Before the gate all rows are made as the first one
+    is, as what is computed there may not depend on the branch.
     """
     before = [layer.index for layer in supernet.graph.layers if layer.op < branches.tensor]
-    found: list[tuple[Assignment, int]] = []
-    for assignment in branches.assignments:
-        row = supernet.add_row(assignment)
-        kept = before if found else []
+    rows = rows or [supernet.add_row(assignment) for assignment in branches.assignments]
+    found = list(zip(branches.assignments, rows, strict=True))
+    for assignment, row in found:
+        kept = before if row != rows[0] else []
         for i in kept:
             if (norm := supernet.layers[i].norm) is not None:
-                norm.mean[row], norm.var[row] = norm.mean[found[0][1]], norm.var[found[0][1]]
+                for array in (norm.gamma, norm.beta, norm.mean, norm.var):
+                    array[row] = array[rows[0]]
         reestimate_norms(supernet, train, assignment, row, kept)
-        found.append((assignment, row))
     return found
 
 

@@ -79,6 +79,31 @@ def test_statistics_before_the_gate_are_those_of_the_first_branch(digits: Datase
             assert one.abs().sum() > 0 and other.abs().sum() > 0
 
 
+def test_rows_that_were_trained_are_kept_after_the_gate_only(digits: Dataset) -> None:
+    supernet, prepared = made(digits, "resnet8")
+    graph, t = supernet.graph, gate_tensor(supernet.graph)
+    wide = list(graph.uniform(8))
+    for i in free_layers(graph, t)[0]:
+        wide[i] = wide[i]._replace(weight=2)
+    assignments = (graph.uniform(8), tuple(wide))
+    rows = [supernet.add_row(assignment) for assignment in assignments]
+    norms = [(layer.norm, known.op < t) for layer, known in zip(supernet.layers, graph.layers, strict=True)]
+    for norm, _ in norms:
+        if norm is not None:
+            for row, value in zip(rows, (1.5, 2.5), strict=True):
+                norm.gamma.data[row], norm.beta.data[row] = value, value - 2
+    found = estimate_branches(supernet, prepared.train, Branches(t, assignments), rows)
+    assert found == list(zip(assignments, rows, strict=True))
+    for norm, before in norms:
+        if norm is not None:
+            assert len(norm.gamma) == len(supernet.widths) + len(rows) and norm.gamma.requires_grad
+            for array in (norm.gamma, norm.beta, norm.mean, norm.var):
+                assert torch.equal(array[rows[0]], array[rows[1]]) == before
+            for row, value in zip(rows, (1.5, 1.5 if before else 2.5), strict=True):
+                assert (norm.gamma[row] == value).all() and (norm.beta[row] == value - 2).all()
+                assert norm.mean[row].abs().sum() > 0
+
+
 def test_a_budget_has_to_pay_for_the_gate(digits: Dataset) -> None:
     graph = made(digits, "resnet8")[0].graph
     check_conditional(graph, [Budget("b", 0.2), Budget("c", 0.5, "bytes")])
