@@ -32,7 +32,7 @@ import torch
 from benchmarks.calibrate_stream import CORE, accuracy
 from benchmarks.calibrate_streams import DEV, REPORTED, WIDTHS, Phase, Protocol, usc_had
 from caq.calibration.calibrator import Calibrator, make_core
-from caq.calibration.config import RUNGS, CalibratorConfig
+from caq.calibration.config import WITH_FLIPS, CalibratorConfig
 from caq.calibration.core import CoreSet
 from caq.model import Model
 from caq.progress import progress
@@ -124,7 +124,7 @@ def main() -> int:
             for name, own in networks(network, seed).items():
                 if name not in args.methods:
                     continue
-                config = CalibratorConfig(seed=seed) if own is None else CalibratorConfig(seed=seed, rungs=RUNGS)
+                config = CalibratorConfig(seed=seed) if own is None else CalibratorConfig(seed=seed, rungs=WITH_FLIPS)
                 for guarded in (True, False):
                     method = name if guarded else f"{name} free"
                     for (phase,) in protocol.streams:

@@ -85,6 +85,7 @@ class Engine:
         self.model = (
             source if isinstance(source, Model) else load(source, max_width=max_width, mapped=mapped, sections=False)
         )
+        self._factory = self.model
         available = min(len(self.model.planes), max_width)
         needed = {p.name: max(max(_weights(b.assignment)) for b in p.branches) for p in self.model.points}
         served = {p.name: p for p in self.model.points if needed[p.name] <= available}
@@ -137,33 +138,41 @@ class Engine:
             raise AssignmentError(f"no operating point {point!r}{nearest(point, self.points)}")
         return self.points[point]
 
-    def adopt(self, parameters: Parameters) -> None:
+    def adopt(self, parameters: Parameters, gates: Mapping[str, ConditionalGate] = MappingProxyType({})) -> None:
         """Takes other gains, biases and codes, as calibration finds them, at the point that is selected.
+
+        gates: of points, by their names, at which the input's domain picks the parameter set (caq.calibration.domains);
+        sets beyond the file's own are theirs. Other points are as in the file.
 
         The model, the program and the plans are made aside; an inference that is under way finishes with the plan that
         it began with. Plans of other points are made anew when they are selected. Raises ConfigError on parameters of
-        another shape, or with other steps or ratios, which calibration leaves alone, and on codes of a set's own where
-        points are conditional; SchemaError on parameters that cannot be computed with. The engine is as it was then.
+        another shape, or with other steps or ratios, which calibration leaves alone, on gates of other points, and on
+        flips where points are conditional; SchemaError on parameters or gates that cannot be computed with. The engine
+        is as it was then.
         """
-        old = self.model.parameters
+        old = self._factory.parameters
         fixed = [(getattr(old, name), getattr(parameters, name)) for name in ("steps", "ratios")]
-        if parameters.gain.shape != old.gain.shape or not all(np.array_equal(a, b) for a, b in fixed):
+        sets, shape = len(old.gain) * (2 if gates else 1), parameters.gain.shape
+        if shape != (sets, *old.gain.shape[1:]) or not all(np.array_equal(a, b) for a, b in fixed):
             raise ConfigError("parameters: gains and biases of this model's sets may change, and nothing else")
         parameters.check(self.model.graph)
-        own_codes = parameters.flips is not None or parameters.head is not None
-        if own_codes and any(point.gate is not None for point in self.model.points):
-            raise ConfigError("parameters: codes of a set's own, and points with gates, whose branches must share them")
+        if strange := set(gates) - {p.name for p in self._factory.points if p.gate is None}:
+            raise ConfigError(f"gates: {', '.join(sorted(strange))} is no point that has no gate here")
+        points = tuple(p._replace(gate=gates.get(p.name, p.gate)) for p in self._factory.points)
+        if parameters.flips is not None and any(p.gate is not None for p in points):
+            raise ConfigError("parameters: flips, and points with gates, whose branches must share their codes")
         with self._lock:
-            before = (self.model, self._program, self._plans, self._tables)
+            before = (self.model, self._program, self._plans, self._tables, self.points)
             try:
-                self.model = self.model.replace(parameters=parameters)
+                self.model = self.model.replace(parameters=parameters, points=points)
+                self.points = MappingProxyType({p.name: p for p in points if p.name in self.points})
                 if (p := self._program) is not None:
                     isa = list(isa_names())[p.isa]
                     self._program = Program(self.model, lean=p.lean, isa=isa, threads=p.threads)
                 self._plans, self._tables = {}, {}
                 self._active = (self.point, self._resident(self.point))
             except BaseException:
-                self.model, self._program, self._plans, self._tables = before
+                self.model, self._program, self._plans, self._tables, self.points = before
                 raise
 
     def _resident(self, point: str) -> AnyPlan:

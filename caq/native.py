@@ -60,7 +60,7 @@ class NativePlan:
         model.check_file()
         p, assignment, row = model.parameters, tables.assignment, tables.parameter_set
         planes = own_planes(model.graph, model.planes, assignment, row, p.flips, p.head)
-        self._program, self._tables = program, tables
+        self._program, self._tables, self._planes = program, tables, planes
         self._pointer = program.pointer if planes is model.planes else program.pointer_with(planes)
         self.weight_bytes = 0 if program.lean else program.panel_bytes
         self._panels = ffi.from_buffer("int8_t[]", aligned_empty(self.weight_bytes))

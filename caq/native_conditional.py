@@ -39,6 +39,9 @@ class ConditionalPlan(NativePlan):
         self.gate.step = sum(op < gate.tensor for op in program.order)
         self.gate.branches, self.gate.shift = len(tables), gate.shift
         self.gate.weights, self.gate.bias = self._weights, self._bias
+        if program.lean and any(plan._planes is not program.model.planes for plan in self._branches):
+            self._own = [ffi.from_buffer("uint8_t[]", plan._planes) for plan in self._branches]
+            self._own_planes = self.gate.planes = ffi.new("uint8_t *[]", self._own)
         program.view(self.gate.input, gate.tensor)
         self._run_gated = partial(lib.caq_run_gated, program.isa, program.pointer, self._layers, self.gate)
         self._call = partial(self._run_gated, ffi.NULL)

@@ -96,6 +96,27 @@ def test_a_head_is_of_its_set_alone_and_engines_agree_on_it(lean):
             assert np.array_equal(native.run(x), plain.run(x)) == (point != name)
 
 
+@pytest.mark.parametrize("lean", [False, True])
+def test_branches_of_a_gate_may_have_heads_of_their_own(lean):
+    gated, x = with_gate(MODEL, 0, 3), models.samples(MODEL, 30)
+    plain, native, reference = Engine(gated), Engine(gated, lean=lean), Engine(gated, kernels="reference")
+    own = factory_head(gated, parameter_sets(gated))
+    for branch in gated.points[-1].branches[1:]:
+        assert branch.parameter_set is not None
+        limit = 1 << (branch.assignment[-1].weight - 1)
+        own[branch.parameter_set] = np.random.default_rng(0).integers(-limit, limit, own.shape[1])
+    for engine in (native, reference):
+        engine.adopt(gated.parameters.replace(head=own))
+    for engine in (plain, native, reference):
+        engine.select("conditional")
+    y, taken = native.run_routed(x)
+    wanted, routes = reference.run_routed(x)
+    np.testing.assert_array_equal(y, wanted)
+    np.testing.assert_array_equal(taken, routes)
+    np.testing.assert_array_equal(y[taken == 0], plain.run(x)[taken == 0])
+    assert len(set(taken.tolist())) > 1 and not np.array_equal(y, plain.run(x))
+
+
 def test_flips_are_added_to_a_head():
     last, row = GRAPH.layers[-1], 1
     width = GRAPH.widths[row]
@@ -121,10 +142,6 @@ def test_heads_that_no_set_can_have_are_refused():
             engine.adopt(wide)
     with pytest.raises(SchemaError, match="a device's state"):
         dumps(MODEL.replace(parameters=MODEL.parameters.replace(head=head())))
-    gated = with_gate(MODEL, 0, 3)
-    with pytest.raises(ConfigError, match="gates"):
-        own = np.zeros((len(gated.parameters.gain), weights), np.int8)
-        Engine(gated).adopt(gated.parameters.replace(head=own))
 
 
 def test_packing():

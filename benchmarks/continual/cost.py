@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent.parent / "results"
 #: All but those that do nothing in a step.
 MEASURED = [name for name in METHODS if name not in ("none", "squant")]
 WIDTHS = (2, 4, 8)
-STEPS, BATCH, CORE, SIDE = 2, 20, 20, 32
+STEPS, BATCH, CORE, SIDE = 8, 20, 20, 32
 #: Samples of the source, which features are drawn from: more than have room in half the core set's bytes.
 SOURCE = 300
 

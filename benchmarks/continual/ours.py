@@ -11,7 +11,8 @@ from caq.calibration.calibrator import Calibrator, make_core
 from caq.calibration.config import CalibratorConfig
 from caq.calibration.core import CoreSet
 from caq.calibration.head import draw_features
-from caq.model import Model
+from caq.graph import Cost
+from caq.model import Model, OperatingPoint
 from caq.sections import feature_row_bytes
 
 #: So small a pseudo-count that the factory's statistics are given up for the stream's.
@@ -23,7 +24,10 @@ class Ours:
     """`Calibrator` with a configuration; labelled: whether it is given labels."""
 
     def __init__(self, start: Start, config: CalibratorConfig, labelled: bool = True) -> None:
-        self._calibrator = Calibrator(start.model, start.core, config=replace(config, seed=start.seed))
+        graph = start.model.graph
+        points = [OperatingPoint(f"w{w}", graph.uniform(w), 0.0, "accuracy", 0, Cost(0, 0, 0)) for w in graph.widths]
+        model = start.model.replace(points=tuple(points))
+        self._calibrator = Calibrator(model, start.core, config=replace(config, seed=start.seed))
         self._labelled = labelled
 
     def step(self, x: Codes, y: Labels) -> None:

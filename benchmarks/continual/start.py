@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from caq.calibration.core import CoreSet
 from caq.model import Model
 from caq.native import NativePlan, Program, Tables
+from caq.native_conditional import ConditionalPlan
 
 if TYPE_CHECKING:
     from caq.supernet import Supernet
@@ -57,7 +58,9 @@ def accuracy(model: Model, width: int, x: Codes, y: Labels) -> float:
 
 def run(model: Model, width: int, x: Codes) -> NDArray[np.int16]:
     """Output codes (N, K) of a `coded` model at a width."""
-    program = Program(model)
-    plan = NativePlan(program, Tables(program, model.graph.uniform(width), None))
+    program, assignment = Program(model), model.graph.uniform(width)
+    plan = NativePlan(program, Tables(program, assignment, None))
+    for gate in [p.gate for p in model.points if p.gate is not None and p.assignment == assignment]:
+        plan = ConditionalPlan(program, [Tables(program, b.assignment, b.parameter_set) for b in gate.branches], gate)
     parts: Iterable[Codes] = (x[i : i + _SAMPLES_AT_ONCE] for i in range(0, len(x), _SAMPLES_AT_ONCE))
     return np.concatenate([plan.run(part.astype(np.int16)) for part in parts])

@@ -18,6 +18,7 @@ rungs          the ladder, with its budget of time (deadline)
 statistics     the first rung: means and deviations of each layer's outputs brought back to the source's
 biases         the second rung: biases of the classes, from labels
 head           the third rung: the classifier, from labels
+domains        a rung for inputs of two domains: a second parameter set, and a gate (twins) that picks one of both
 judge          what candidates are judged on, and which parameter sets (sets) they are kept for
 watch          the drift detector that starts calibration, if it is not always on
 background     a calibrator in a thread, beside inference that never waits for it

@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from caq.conditional import ConditionalGate
     from caq.plan import Parameters
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ SWITCH_INTERVAL_S = 1e-4
 class Adopting(Protocol):
     """What is calibrated; `caq.engine.Engine` is one."""
 
-    def adopt(self, parameters: Parameters) -> None: ...
+    def adopt(self, parameters: Parameters, gates: Mapping[str, ConditionalGate]) -> None: ...
 
 
 class Counts(NamedTuple):
@@ -121,7 +122,7 @@ class BackgroundCalibrator:
         """
         if self._engine is not None or self._closed.is_set():
             raise ConfigError("calibration: this one was started before; make another for another runtime")
-        engine.adopt(self._calibrator.model.parameters)
+        engine.adopt(self._calibrator.model.parameters, self._calibrator.gates)
         self._engine = engine
         self._thread.start()
 
@@ -227,7 +228,7 @@ class BackgroundCalibrator:
                 self._note(entry)
             if result.promoted:
                 assert self._engine is not None  # the thread was started
-                self._engine.adopt(self._calibrator.model.parameters)
+                self._engine.adopt(self._calibrator.model.parameters, self._calibrator.gates)
                 self._promoted += 1
         except Exception as error:
             self._fail(error, "a step")

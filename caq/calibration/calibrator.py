@@ -3,13 +3,15 @@
     core = make_core(model, x, y, size=60)                          # once, from samples of the source
     with Calibrator("x.caq", core, state_dir="calibration") as calibrator:
         calibrator.learn_one(x, y)                                  # or partial_fit(X, Y); labels may be absent
-        engine.adopt(calibrator.model.parameters)                   # one reference is swapped
+        engine.adopt(calibrator.model.parameters, calibrator.gates) # one reference is swapped
 
 A step takes a batch of the stream up a ladder of rungs, the cheap one first:
 
     statistics   caq.calibration.statistics: batch norm re-estimated; needs no labels
     biases       caq.calibration.biases: of the classes, from labels
     head         caq.calibration.head: the classifier, from labels; biases and statistics are not asked then
+    domain       caq.calibration.domains: a twin for each set, and a gate that says which inputs take it; if
+                 `config.rungs` has it
     flips        caq.calibration.flips: of single bits of weights, from labels, if `config.rungs` has it
 
 Each proposes parameters for every parameter set: those of the widths, and those of operating points that have their
@@ -53,6 +55,7 @@ from caq.calibration.sets import coded, logits, parameter_sets
 from caq.calibration.slots import StateFolder
 from caq.calibration.state import State, artifact_checksum, owned, random_from_array, random_to_array, to_bytes
 from caq.calibration.watch import Watch
+from caq.conditional import ConditionalGate
 from caq.errors import CaqError, ConfigError, DataError, StateMismatchError, UnsupportedError
 from caq.model import Model
 
@@ -296,7 +299,7 @@ class Calibrator:
         if not len(x):
             return new
         try:
-            model = self._coded.replace(parameters=new.parameters)
+            model = new.calibration.of(self._coded)
             own = count_misses(model, new.core.x, new.core.y, deadline.check)
             batch = count_misses(model, x, y, deadline.check)
         except OutOfTime:
@@ -306,7 +309,18 @@ class Calibrator:
         return replace(new, core=core, random=random_to_array(rng))
 
     def _calibrated(self) -> Model:
-        return self._factory.replace(parameters=self._learnt.parameters)
+        return self._learnt.calibration.of_points(self._factory)
+
+    @property
+    def coded(self) -> Model:
+        """`model` as one that reads input codes, for `caq.calibration.sets.logits` at the factory's sets."""
+        return self._learnt.calibration.of(self._coded)
+
+    @property
+    def gates(self) -> dict[str, ConditionalGate]:
+        """Of the points of `model` at which the input's domain picks the parameter set, by their names."""
+        own = {point.name for point in self._factory.points if point.gate is not None}
+        return {p.name: p.gate for p in self.model.points if p.gate is not None and p.name not in own}
 
     def _state(self, learnt: Learnt) -> State:
         watch = {} if self._watch is None else owned("watch", self._watch.to_arrays())
@@ -333,7 +347,7 @@ class Calibrator:
 
     def _runs(self, learnt: Learnt) -> bool:
         """Whether kernels compute with what was learnt: they raise SchemaError on parameters that they cannot use."""
-        logits(self._coded.replace(parameters=learnt.parameters), self._sets, learnt.core.x[:1].astype(np.int16))
+        logits(learnt.calibration.of(self._coded), self._sets, learnt.core.x[:1].astype(np.int16))
         return True
 
     def _keep(self, learnt: Learnt, reason: str) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Steps of a fit at most, and at least where there are many samples: so many sample-steps are enough.
-_STEPS, _FEWEST, _SAMPLE_STEPS = 300, 60, 60_000
+STEPS, _FEWEST, _SAMPLE_STEPS = 300, 60, 60_000
 #: What the largest change of a step is when it is close enough, and steps between looks at the clock, or columns that
 #: are rounded: a third of a millisecond or so, so that a thread that rests there leaves the interpreter to others soon.
 _CLOSE, _CHECKED = 1e-4, 4
@@ -87,8 +87,8 @@ class Problem(NamedTuple):
         return found
 
 
-def fit_classifier(problem: Problem, check: Check = lambda: None) -> Classifier:
-    """The classifier of least loss, nearly. check: called every _CHECKED steps."""
+def fit_classifier(problem: Problem, check: Check = lambda: None, most: int = STEPS) -> Classifier:
+    """The classifier of least loss, nearly. check: called every _CHECKED steps, of which there are at most `most`."""
     x, y, samples, (weights, biases), ridge, within = problem
     rms = np.sqrt(problem.squares)
     read = np.concatenate([x / rms, np.ones((len(x), 1))], axis=1)
@@ -101,7 +101,7 @@ def fit_classifier(problem: Problem, check: Check = lambda: None) -> Classifier:
     z0, one = x @ weights.T + biases, np.eye(len(biases))[y]
     now = ahead = np.zeros((len(biases), len(axes)))
     t = 1.0
-    for step in range(min(max(_SAMPLE_STEPS // len(x), _FEWEST), _STEPS)):
+    for step in range(min(max(_SAMPLE_STEPS // len(x), _FEWEST), most)):
         if step % _CHECKED == 0:
             check()
         wrong = (np.exp(log_softmax(z0 + along @ ahead.T)) - one) * samples[:, None]

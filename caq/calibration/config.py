@@ -9,9 +9,11 @@ from caq.calibration.state import MAX_STATE_BYTES
 from caq.errors import ConfigError
 
 #: What there is, from the cheapest.
-RUNGS = ("statistics", "biases", "head", "flips")
-#: Without what needs a network in the artifact.
+RUNGS = ("statistics", "biases", "head", "domain", "flips")
+#: What is there if nothing is said: without what needs a network in the artifact, and without a second set for each.
 LADDER = RUNGS[:3]
+#: With one or the other; codes of layers that domains share may not flip, so not with both.
+WITH_DOMAIN, WITH_FLIPS = (*LADDER, "domain"), (*LADDER, "flips")
 #: Floors against disaster, wider than the guard's own: a slice of a core set has a few samples of a class. Gain and
 #: forgetting are measured in cross entropy (caq.calibration.judge).
 LIMITS = Limits(gain=None, point=0.1, class_=0.5, factory=0.05)
@@ -65,6 +67,8 @@ class CalibratorConfig:
     def __post_init__(self) -> None:
         if not set(self.rungs) <= set(RUNGS) or list(self.rungs) != [r for r in RUNGS if r in self.rungs]:
             raise ConfigError(f"rungs {self.rungs}: some of {', '.join(RUNGS)} are expected, in this order")
+        if {"domain", "flips"} <= set(self.rungs):
+            raise ConfigError(f"rungs {self.rungs}: domains share the codes of first layers; leave domain or flips out")
         if not 0 < min(self.flip_rates) <= max(self.flip_rates) <= 1 or self.flip_rounds < 1:
             raise ConfigError(f"{self}: flip_rates are above 0 and at most 1, flip_rounds 1 or more")
         positive = (self.prior, self.memory, self.bias_prior, self.bias_memory, self.core_weight, self.batch)

@@ -24,6 +24,7 @@ import numpy as np
 
 from caq.calibration.biases import output_layer
 from caq.calibration.classifier import (
+    STEPS,
     Classifier,
     Codes,
     Problem,
@@ -32,7 +33,7 @@ from caq.calibration.classifier import (
     move_codes,
     round_classifier,
 )
-from caq.calibration.sets import ParameterSet, coded, parameter_sets, run
+from caq.calibration.sets import ParameterSet, coded, parameter_sets, run, up_to
 from caq.calibration.statistics import Check
 from caq.errors import ConfigError, StateFormatError, UnsupportedError
 from caq.graph import Graph, Layer
@@ -127,9 +128,14 @@ class HeadRung:
         self._before = _without_last(model)
         self._source: dict[int, tuple[NDArray[np.int32], NDArray[np.integer]]] = {}
 
-    def features(self, which: ParameterSet, x: NDArray[np.int16]) -> NDArray[np.int32]:
-        """What the classifier reads (N, D) of samples x (N, H, W, C), with the factory's parameters."""
-        return _features(self._model, self._before, which, x)
+    def features(
+        self, which: ParameterSet, x: NDArray[np.int16], parameters: Parameters | None = None
+    ) -> NDArray[np.int32]:
+        """What the classifier reads (N, D) of samples x (N, H, W, C); parameters: others than the factory's."""
+        if parameters is None:
+            return _features(self._model, self._before, which, x)
+        model = self._model.replace(parameters=parameters.replace(head=None))
+        return _features(model, _without_last(model), which, x)
 
     def _source_of(self, which: ParameterSet, check: Check) -> tuple[NDArray[np.int32], NDArray[np.integer]]:
         """Features (N, D) and labels (N,) that stand for the source at a set."""
@@ -142,8 +148,13 @@ class HeadRung:
                 self._source[which.row] = self.features(which, self._x), self._y
         return self._source[which.row]
 
-    def fit(self, which: ParameterSet, features: NDArray[Any], y: NDArray[np.integer], check: Check) -> Fit:
-        """The classifier for features (M, D), y (M,) of the stream and the source; check: may raise now and then."""
+    def fit(
+        self, which: ParameterSet, features: NDArray[Any], y: NDArray[np.integer], check: Check, most: int = STEPS
+    ) -> Fit:
+        """The classifier for features (M, D), y (M,) of the stream and the source; check: may raise now and then.
+
+        most: steps of the fit.
+        """
         old, old_y = self._source_of(which, check)
         x, count = np.concatenate([old, features]).astype(np.float64), len(old)
         labels = np.concatenate([old_y, y])
@@ -151,7 +162,7 @@ class HeadRung:
         factory, width = self._factory(which), which.assignment[-1].weight
         within = np.concatenate([deviations(x[:count], old_y), deviations(x[count:], y)]) * np.sqrt(self._spread / 2)
         problem = Problem(x, labels, samples, factory, self._ridge, within)
-        wanted = fit_classifier(problem, check)
+        wanted = fit_classifier(problem, check, most)
         mean = samples @ x / samples.sum()
         d = x - mean
         covariance = (d * samples[:, None]).T @ d / samples.sum()
@@ -166,17 +177,24 @@ class HeadRung:
         share: float,
         sets: tuple[ParameterSet, ...],
         check: Check,
+        below: Parameters | None = None,
     ) -> Parameters:
         """`parameters`, which have a head, with some sets a part, 0..1, of the way from the factory's to their fits.
 
-        fits: by row. check: may raise now and then.
+        fits: by row. check: may raise now and then. below: what the layers before get, instead of the factory's.
         """
         for which in sets:
-            parameters = self._with_head(parameters, which, fits[which.row], share, check)
+            parameters = self._with_head(parameters, which, fits[which.row], share, check, below)
         return parameters
 
     def _with_head(
-        self, parameters: Parameters, which: ParameterSet, fit: Fit, share: float, check: Check
+        self,
+        parameters: Parameters,
+        which: ParameterSet,
+        fit: Fit,
+        share: float,
+        check: Check,
+        below: Parameters | None = None,
     ) -> Parameters:
         assert parameters.head is not None  # the ladder has prepared them
         factory, layer, row = self._model.parameters, self._layer, which.row
@@ -189,7 +207,7 @@ class HeadRung:
         names = ("gain", "gain_exponent", "bias", "bias_exponent")
         found = {name: getattr(parameters, name).copy() for name in names}
         for name, values in found.items():
-            values[row] = getattr(factory, name)[row]
+            values[row] = getattr(below or factory, name)[row]
         span, step = slice(layer.first_channel, layer.first_channel + layer.channels), float(factory.steps[-1])
         found["gain"][row, span], found["gain_exponent"][row, layer.index] = to_mantissas(unit / self._unit(which))
         found["bias"][row, span], found["bias_exponent"][row, layer.index] = to_mantissas(biases / step)
@@ -299,16 +317,4 @@ def _layout(model: Model) -> tuple[np.dtype[Any], int]:
 
 def _without_last(model: Model) -> Model:
     """A `coded` model up to what its last layer reads."""
-    whole, parameters = model.graph, model.parameters
-    tensor = whole.ops[-1].inputs[0]
-    graph = Graph(whole.input_shape, whole.ops[:tensor], whole.widths)
-    layers, channels = len(graph.layers), graph.channels
-    own = Parameters(
-        parameters.gain[:, :channels],
-        parameters.gain_exponent[:, :layers],
-        parameters.bias[:, :channels],
-        parameters.bias_exponent[:, :layers],
-        parameters.steps[: tensor + 1],
-        parameters.ratios[:layers],
-    )
-    return model.replace(graph=graph, parameters=own, planes=model.planes[:, : graph.plane_bytes], points=())
+    return up_to(model, model.graph.ops[-1].inputs[0])

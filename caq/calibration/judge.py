@@ -6,9 +6,9 @@ correlates with the accuracy that is lost on the source's test at 0.90, the loss
 on 60 samples at 0.93 and 0.88 (docs/calibration.md). So a set is calibrated if, on samples that no rung saw,
 
     forgetting    the cross entropy of the factory's samples is at most `forgetting` above what it was at the factory
-    gain          the cross entropy of the stream's labelled samples falls, or rises by no more than `doubt` standard
-                  errors of the difference; or, where there is no label, the entropy of the answers to the batch falls,
-                  which rungs do not aim at
+    gain          the cross entropy of the stream's labelled samples falls, or rises by no more than the set's `doubt`
+                  in standard errors of the difference (falls by as much, where that is below 0); or, where there is no
+                  label, the entropy of the answers to the batch falls, which rungs do not aim at
 
 and if the guard's floors of accuracy hold for all such sets together (caq.calibration.guard).
 
@@ -18,6 +18,7 @@ the batch's samples without label are all in it, for their entropy.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,8 +28,8 @@ from caq.calibration.core import UNLABELLED, CoreSet
 from caq.calibration.deadline import Deadline
 from caq.calibration.guard import Guard, Limits, Verdict
 from caq.calibration.sets import ParameterSet, logits
+from caq.calibration.twins import Calibration
 from caq.model import Model
-from caq.plan import Parameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,7 +92,7 @@ class Judge:
         held = np.flatnonzero(held_out(anchor.ids, seed) & (anchor.y != UNLABELLED))
         self._model, self._anchor, self._seed = model, anchor.take(held), seed
         self._limits = limits
-        self._old: tuple[Slice, Parameters, dict[str, NDArray[np.float64]]] | None = None
+        self._known: tuple[Slice, list[tuple[Calibration, dict[str, NDArray[np.float64]]]]] | None = None
         self._origin: dict[str, float] = {}
 
     def slice_of(
@@ -116,11 +117,11 @@ class Judge:
     def __call__(
         self,
         on: Slice,
-        before: Parameters,
-        after: Parameters,
+        before: Calibration,
+        after: Calibration,
         sets: tuple[ParameterSet, ...],
         forgetting: float,
-        doubt: float,
+        doubt: Mapping[ParameterSet, float],
         deadline: Deadline,
     ) -> Judged | None:
         """Judges a change of some sets; None if nothing is there to judge it on. Raises OutOfTime.
@@ -130,14 +131,14 @@ class Judge:
         known, stream = on.y != UNLABELLED, np.arange(len(on.x)) >= on.factory
         if not known.any() or not stream.any():
             return None
-        old = self._answers_before(on, before, sets, deadline)
-        new = logits(self._model.replace(parameters=after), sets, on.x, deadline.check)
+        old = self._answers(on, before, sets, deadline)
+        new = self._answers(on, after, sets, deadline)
         labelled, reasons, helped = stream & known, [], []
         for which in sets:
             a, b = old[which.name], new[which.name]
             if labelled.any():
                 falls = losses(a[labelled], on.y[labelled]) - losses(b[labelled], on.y[labelled])
-                gain, chance = float(falls.mean()), doubt * standard_error(falls)
+                gain, chance = float(falls.mean()), doubt.get(which, 0.0) * standard_error(falls)
             else:
                 gain, chance = entropy(a[stream]) - entropy(b[stream]), 0.0
             lost = self._forgotten(which, b[: on.factory], deadline)
@@ -156,16 +157,19 @@ class Judge:
             verdict = verdict._replace(promote=False, reasons=(*reasons, *verdict.reasons))
         return Judged(verdict, judged)
 
-    def _answers_before(
-        self, on: Slice, before: Parameters, sets: tuple[ParameterSet, ...], deadline: Deadline
+    def _answers(
+        self, on: Slice, at: Calibration, sets: tuple[ParameterSet, ...], deadline: Deadline
     ) -> dict[str, NDArray[np.float64]]:
-        """Outputs of the calibration in force, which several candidates of a step are compared with."""
-        if self._old is None or self._old[0] is not on or self._old[1] is not before:
-            self._old = (on, before, {})
-        known = self._old[2]
-        known |= logits(
-            self._model.replace(parameters=before), tuple(s for s in sets if s.name not in known), on.x, deadline.check
-        )
+        """Outputs of a calibration, which others of the step may be compared with too."""
+        if self._known is None or self._known[0] is not on:
+            self._known = (on, [])
+        tried = self._known[1]
+        known = next((answers for calibration, answers in tried if calibration.is_same(at)), None)
+        if known is None:
+            known = {}
+            tried.append((at, known))
+        missing = tuple(which for which in sets if which.name not in known)
+        known |= logits(at.of(self._model), missing, on.x, deadline.check) if missing else {}
         return {which.name: known[which.name] for which in sets}
 
     def _forgotten(self, which: ParameterSet, z: NDArray[np.float64], deadline: Deadline) -> float:

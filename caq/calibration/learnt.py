@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +10,10 @@ import numpy as np
 from caq.calibration.biases import Past, output_layer
 from caq.calibration.core import CoreSet
 from caq.calibration.head import Examples
+from caq.calibration.sets import parameter_sets
 from caq.calibration.state import Arrays, State, owned, random_from_array, random_to_array
 from caq.calibration.statistics import Running
+from caq.calibration.twins import Calibration
 from caq.calibration.waiting import WaitingRoom
 from caq.errors import SchemaError, StateFormatError
 from caq.model import Model
@@ -20,6 +22,8 @@ from caq.planes import check_head, pack_flips, unpack_flips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from caq.calibration.domains import Domain
 
 #: What calibration changes of the parameters.
 CALIBRATED = ("gain", "gain_exponent", "bias", "bias_exponent")
@@ -33,7 +37,8 @@ class Learnt:
     the id `core.seen`. waiting: samples that steps saw, and whose label may come yet. steps: that were done; turn:
     which set the next one begins with; watch: samples that are still to be calibrated with since the last alarm.
     random: the state of a generator, (6,) uint64. latents: of caq.calibration.flips, (S, n) int8, or (0, 0) without
-    that rung. examples: what the classifier is fitted to (caq.calibration.head).
+    that rung. examples: what the classifier is fitted to (caq.calibration.head). domain: what the rung of that name
+    knows; None without it.
     """
 
     parameters: Parameters
@@ -46,6 +51,7 @@ class Learnt:
     random: NDArray[np.uint64]
     latents: NDArray[np.int8]
     examples: Examples
+    domain: Domain | None = None
     steps: int = 0
     turn: int = 0
     watch: int = 0
@@ -62,6 +68,18 @@ class Learnt:
         stream = none, np.zeros(0, np.int16), waiting, random
         return cls(parameters, statistics, biases, core, *stream, latents, Examples.empty(model))
 
+    @property
+    def calibration(self) -> Calibration:
+        """What is in force."""
+        return Calibration(self.parameters, None if self.domain is None else self.domain.twins)
+
+    def with_calibration(self, calibration: Calibration) -> Learnt:
+        """With another in force."""
+        domain = self.domain
+        if domain is not None and calibration.twins is not None:
+            domain = replace(domain, twins=calibration.twins)
+        return replace(self, parameters=calibration.parameters, domain=domain)
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """For `caq.calibration.state`."""
         counts = np.array([self.steps, self.turn, self.watch], np.int64)
@@ -73,6 +91,7 @@ class Learnt:
             **owned("waiting", self.waiting.to_arrays()),
             **owned("flips", self._flips_to_arrays()),
             **owned("head", self._head_to_arrays()),
+            **owned("domain", {} if self.domain is None else self.domain.to_arrays()),
             **owned("stream", {"x": self.pending, "y": self.pending_y, "random": self.random, "counts": counts}),
         }
 
@@ -96,7 +115,7 @@ class Learnt:
         random_from_array(random)
         check_core(core, model)
         parameters, latents = _with_flips(_parameters(state.part("parameters"), model), state.part("flips"), model)
-        head = state.part("head")
+        head, domain = state.part("head"), state.part("domain")
         return cls(
             _with_head(parameters, head, model),
             Running.from_arrays(state.part("statistics"), factory),
@@ -108,6 +127,7 @@ class Learnt:
             random,
             latents,
             Examples.from_arrays(head, model),
+            _domain(domain, model) if domain else None,
             *(int(count) for count in counts),
         )
 
@@ -174,6 +194,12 @@ def _labels(y: NDArray[Any], count: int) -> NDArray[np.int16]:
     if y.dtype != np.int16 or (len(y) and not -1 <= y.min() <= y.max() < count):
         raise StateFormatError("stream: labels do not fit the model")
     return y
+
+
+def _domain(arrays: Arrays, model: Model) -> Domain:
+    from caq.calibration.domains import Domain  # most states have none
+
+    return Domain.from_arrays(arrays, model, parameter_sets(model))
 
 
 def _array(arrays: Arrays, name: str) -> NDArray[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,10 @@ from caq.calibration.flips import FlipsRung, flips_of, positions
 from caq.calibration.head import Fit, HeadRung
 from caq.calibration.judge import Judged, held_out
 from caq.calibration.learnt import Learnt, classes
-from caq.calibration.sets import ParameterSet, blended, factory_head, logits, with_rows
+from caq.calibration.sets import ParameterSet, blended, factory_head, logits, with_layers
 from caq.calibration.state import random_from_array, random_to_array
 from caq.calibration.statistics import Check, StatisticsRung
+from caq.calibration.twins import Calibration, gate_tensor
 from caq.conditional import ConditionalGate, prefix_rows
 from caq.errors import ConfigError, UnsupportedError
 from caq.model import Model
@@ -29,25 +31,34 @@ from caq.quant import MIN_WIDTH, TOP_WIDTH
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from caq.calibration.domains import DomainRung
+
 #: Of the time that is left, what a rung may take to propose; the rest is for the judge, and for rungs above.
 _TO_PROPOSE = 0.5
 
 #: Parts of the way to what a rung proposes, tried in turn until they help: the whole way often costs the source more
 #: than a quarter of it, and gains no more. The head's way begins at the factory, and most of its gain is near its end.
+#: A twin is there or not.
 SHARES, HEAD_SHARES = (1.0, 0.5, 0.25), (1.0, 0.75, 0.5)
+_SHARES_OF = {"head": HEAD_SHARES, "domain": (1.0,)}
 #: Standard errors by which the stream's cross entropy may rise with a new head: it is fitted anew, to all that the one
 #: in force was fitted to and more, so a rise on a few samples is chance more often than not.
 _HEAD_DOUBT = 1.0
+#: For twins the same, once a set has one; a first one has to be better by more than chance, as the source pays for it.
+#: A set goes on without it if that is as much better.
+_TWIN_DOUBT, _FIRST_TWIN_DOUBT, _NO_TWIN_DOUBT = 1.0, -1.0, -1.0
 
 #: `Judge.__call__` on the step's slice.
-Judging = Callable[[Parameters, Parameters, tuple[ParameterSet, ...], float, float, Deadline], "Judged | None"]
+Judging = Callable[
+    [Calibration, Calibration, tuple[ParameterSet, ...], float, Mapping[ParameterSet, float], Deadline], "Judged | None"
+]
 
-#: Gives a candidate: parameters for some sets, a part of the way to what a rung proposes. It may call the last argument
-#: before each piece of work.
-Candidate = Callable[[float, "tuple[ParameterSet, ...]", "Check"], Parameters]
+#: Gives a candidate: a calibration of some sets, a part of the way to what a rung proposes. It may call the last
+#: argument before each piece of work.
+Candidate = Callable[[float, "tuple[ParameterSet, ...]", "Check"], Calibration]
 
-#: What a rung comes to: all that was learnt, its candidates, and the sets that they are for.
-Proposal = tuple[Learnt, Candidate, tuple[ParameterSet, ...]]
+#: What a rung comes to: all that was learnt, its candidates, and the sets that they are for: None out of turn.
+Proposal = tuple[Learnt, Candidate, tuple[ParameterSet, ...] | None]
 
 
 class Ladder:
@@ -77,6 +88,14 @@ class Ladder:
         self._flips = self._flips_rung() if "flips" in config.rungs else None
         self.headless: str | None = None
         self._head = self._head_rung(bool(gates)) if "head" in config.rungs else None
+        self._domains: DomainRung | None = None
+        if "domain" in config.rungs and not gates:
+            self._fixed[:, [layer.index for layer in model.graph.layers if layer.op < gate_tensor(model.graph)]] = True
+            from caq.calibration.domains import DomainRung  # as those who do not ask for it do without
+
+            self._domains = DomainRung(
+                model, sets, source, self._x, config.prior, config.memory, self._head, config.head_samples
+            )
 
     def _head_rung(self, gated: bool) -> HeadRung | None:
         try:
@@ -89,7 +108,17 @@ class Ladder:
             return None
 
     def prepared(self, learnt: Learnt) -> Learnt:
-        """With the factory's codes of the classifier, if it is to be fitted and has none of its own yet."""
+        """With what rungs need: the factory's codes of the classifier, and what is to be known of a domain.
+
+        Of a state that was learnt with other rungs, twins are dropped that nothing would follow the stream with; and
+        where there are to be some, what would keep sets from sharing their first layers with them.
+        """
+        if self._domains is None:
+            learnt = replace(learnt, domain=None)
+        elif learnt.domain is None:
+            shared = [layer for layer in self._model.graph.layers if self._fixed[0, layer.index]]
+            parameters = with_layers(learnt.parameters, self._model.parameters, shared).replace(flips=None)
+            learnt = replace(learnt, parameters=parameters, domain=self._domains.nothing())
         if self._head is None or learnt.parameters.head is not None:
             return learnt
         parameters = learnt.parameters.replace(head=factory_head(self._model, self._sets))
@@ -113,23 +142,27 @@ class Ladder:
         The first `fresh` samples are new; of the others only the labels are.
         """
         records = []
-        rungs = {
+        rungs: dict[str, Callable[[Learnt, NDArray[np.int16], NDArray[np.int16], Deadline], Proposal]] = {
             "statistics": self._propose_statistics,
             "biases": self._propose_biases,
             "head": self._propose_head,
+            "domain": partial(self._propose_domain, fresh),
             "flips": self._propose_flips,
         }
         labelled = bool(classes(self._model) and (y != UNLABELLED).any())
         for name in self._config.rungs:
             guessed = name == "biases" and not labelled and self._config.pseudo_labels is not None
-            if name != "statistics" and not labelled and not (guessed and fresh):
+            if name not in ("statistics", "domain") and not labelled and not (guessed and fresh):
                 continue
-            if name == "statistics" and not fresh:
+            if name in ("statistics", "domain") and not fresh:
                 continue
             if name in ("statistics", "biases") and labelled and self._head is not None:
                 continue  # labels say more, and the head, which has biases too, is fitted to the factory's features
             if name == "head" and self.headless is not None:
                 records.append(_dropped(name, self.headless) | {"ms": 0.0})
+                continue
+            if name == "domain" and self._domains is None:
+                records.append(_dropped(name, "branches of conditional points have no twins") | {"ms": 0.0})
                 continue
             given = fresh if name == "statistics" else len(x)
             begin, share = deadline.now(), deadline.share(_TO_PROPOSE)
@@ -139,8 +172,13 @@ class Ladder:
                 if (labels == UNLABELLED).all():
                     records.append(_dropped(name, "no answer is sure enough to stand for a label") | {"ms": 0.0})
                     continue
+            if name == "domain" and self._domains_turn(now):
+                now, without = self._without_worse(now, judge, deadline)
+                records += without
             now, candidate, sets = rungs[name](now, samples, labels, share)
-            now, record = self._judged(name, now, candidate, sets, judge, deadline)
+            if sets is None:
+                continue
+            now, record = self._judged(name, labelled, now, candidate, sets, judge, deadline)
             if guessed:
                 record["pseudo_labels"] = int((labels != UNLABELLED).sum())
             records.append({**record, "ms": round(1000 * (deadline.now() - begin), 3)})
@@ -162,7 +200,10 @@ class Ladder:
 
     def _toward(self, now: Learnt, proposed: Parameters) -> Candidate:
         """Candidates between parameters in force and proposed ones."""
-        return lambda share, sets, check: blended(self._model.graph, now.parameters, proposed, share)
+        twins = now.calibration.twins
+        return lambda share, sets, check: Calibration(
+            blended(self._model.graph, now.parameters, proposed, share), twins
+        )
 
     def _pseudo_labels(self, now: Learnt, x: NDArray[np.int16]) -> NDArray[np.int16]:
         """What the widest set says of samples x (N, H, W, C), (N,); UNLABELLED where it is less sure than that.
@@ -207,13 +248,56 @@ class Ladder:
                 deadline.check()
                 read.append(self._head.features(which, x[labelled]))
             now = replace(now, examples=now.examples.with_samples(np.stack(read), y[labelled], most))
+            if self._domains_turn(now):
+                return now, self._toward(now, now.parameters), None
             for which in order:
                 features = now.examples.features[which.row]
                 fits[which.row] = self._head.fit(which, features, now.examples.y, deadline.check)
         except OutOfTime:
             pass
-        now = replace(now, turn=(now.turn + len(fits)) % len(self._sets))
-        return now, partial(self._head.candidate, now.parameters, fits), order[: len(fits)]
+        now, head = replace(now, turn=(now.turn + len(fits)) % len(self._sets)), self._head
+
+        def candidate(share: float, sets: tuple[ParameterSet, ...], check: Check) -> Calibration:
+            return Calibration(head.candidate(now.parameters, fits, share, sets, check), now.calibration.twins)
+
+        return now, candidate, order[: len(fits)]
+
+    def _propose_domain(
+        self, fresh: int, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline
+    ) -> Proposal:
+        assert self._domains is not None and now.domain is not None  # else it is passed over, and `prepared` has it
+        known, nothing = y != UNLABELLED, self._toward(now, now.parameters)
+        try:
+            domain, parameters = self._domains.seen(now.domain, x[:fresh], x[known], y[known], deadline.check)
+            if not self._domains_turn(now):
+                return replace(now, domain=domain), nothing, None
+            twins = self._domains.propose(domain, parameters, deadline.check)
+        except OutOfTime:
+            return now, nothing, ()
+        return replace(now, domain=domain), lambda share, sets, check: Calibration(now.parameters, twins), self._sets
+
+    def _domains_turn(self, now: Learnt) -> bool:
+        """Whether this step is for twins; the one before and the one after are for the sets' own classifiers."""
+        return self._domains is not None and now.steps % 2 == 1
+
+    def _without_worse(self, now: Learnt, judge: Judging, deadline: Deadline) -> tuple[Learnt, list[dict[str, Any]]]:
+        """Without twins that do worse than their sets by themselves, by more than chance; and a record of that."""
+        (parameters, twins), sets = now.calibration, tuple(now.calibration.gates)
+        if not sets or twins is None or not self._config.guarded:
+            return now, []
+        alone = Calibration(parameters, replace(twins, gates={}))
+        try:
+            judged = judge(now.calibration, alone, sets, math.inf, dict.fromkeys(sets, _NO_TWIN_DOUBT), deadline)
+        except OutOfTime:
+            return now, []
+        if judged is None or not judged.verdict.promote:
+            return now, []
+        names = [which.name for which in judged.sets]
+        record = judged.verdict.record("domain", nbytes=0, ms=0.0) | {
+            "sets": names,
+            "shares": dict.fromkeys(names, 0.0),
+        }
+        return now.with_calibration(now.calibration.with_sets(judged.sets, alone)), [record]
 
     def _propose_flips(self, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline) -> Proposal:
         assert self._flips is not None and now.parameters.flips is not None  # the configuration has this rung
@@ -244,6 +328,7 @@ class Ladder:
     def _judged(
         self,
         name: str,
+        labelled: bool,
         now: Learnt,
         candidate_for: Candidate,
         sets: tuple[ParameterSet, ...],
@@ -252,24 +337,32 @@ class Ladder:
     ) -> tuple[Learnt, dict[str, Any]]:
         if not sets:
             return now, _dropped(name, "time was over before a set was done; give a larger max_ms")
-        parameters, rest, config = now.parameters, sets, self._config
-        forgetting = config.head_forgetting if name == "head" else config.forgetting
-        doubt = _HEAD_DOUBT if name == "head" else 0.0
+        calibration, rest, config = now.calibration, sets, self._config
+        fitted = name == "head" or (name == "domain" and labelled)
+        forgetting = config.head_forgetting if fitted else config.forgetting
+        doubt = dict.fromkeys(sets, _HEAD_DOUBT if name == "head" else 0.0)
+        before = now.calibration
+        if name == "domain":
+            doubt = {which: _TWIN_DOUBT if which in before.gates else _FIRST_TWIN_DOUBT for which in sets}
+        else:  # a set by itself is to be right for what takes it, so twins are left out
+            before = Calibration(now.parameters)
         record: dict[str, Any] = {}
         shares: dict[str, float] = {}
         try:
-            for share in HEAD_SHARES if name == "head" else SHARES:
+            for share in _SHARES_OF.get(name, SHARES):
                 candidate = candidate_for(share, rest, deadline.check)
                 if not self._config.guarded:
                     record = {"what": name, "promoted": True, "reasons": ["there is no guard"]}
-                    parameters = with_rows(parameters, sets, candidate)
-                    return replace(now, parameters=parameters), {**record, "sets": [which.name for which in sets]}
-                judged = judge(now.parameters, candidate, rest, forgetting, doubt, deadline)
+                    calibration = calibration.with_sets(sets, candidate)
+                    return now.with_calibration(calibration), {**record, "sets": [which.name for which in sets]}
+                after = candidate if name == "domain" else Calibration(candidate.parameters)
+                judged = judge(before, after, rest, forgetting, doubt, deadline)
                 if judged is None:
                     return now, _dropped(name, "nothing to judge it on: no sample of the stream was held out")
-                found = judged.verdict.record(name, nbytes=len(judged.sets) * _row_bytes(candidate), ms=0.0)
+                nbytes = len(judged.sets) * _row_bytes(candidate.parameters)
+                found = judged.verdict.record(name, nbytes=nbytes, ms=0.0)
                 if judged.verdict.promote:
-                    parameters = with_rows(parameters, judged.sets, candidate)
+                    calibration = calibration.with_sets(judged.sets, candidate)
                     shares |= {which.name: share for which in judged.sets}
                     rest = tuple(which for which in rest if which not in judged.sets)
                     record = _merged(record, found)
@@ -280,7 +373,7 @@ class Ladder:
         except OutOfTime:
             if not record:
                 return now, _dropped(name, "time was over before it was judged; give a larger max_ms")
-        return replace(now, parameters=parameters), {**record, "sets": list(shares), "shares": shares}
+        return now.with_calibration(calibration), {**record, "sets": list(shares), "shares": shares}
 
 
 def _merged(record: dict[str, Any], promoted: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,12 @@ without a bit of another's answers changing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from caq.graph import Assignment, Graph
+from caq.graph import Assignment, Graph, Layer
 from caq.model import Model
 from caq.native import NativePlan, Program, Tables
 from caq.plan import Parameters, affine, layer_codes, to_mantissas
@@ -66,17 +66,42 @@ def coded(model: Model) -> Model:
     return model.replace(scaling=scaling, sample_shape=model.graph.input_shape, points=())
 
 
+def up_to(model: Model, tensor: int) -> Model:
+    """A `coded` model whose output is a tensor of it, not the input."""
+    whole, parameters = model.graph, model.parameters
+    graph = Graph(whole.input_shape, whole.ops[:tensor], whole.widths)
+    layers, channels = len(graph.layers), graph.channels
+    own = Parameters(
+        parameters.gain[:, :channels],
+        parameters.gain_exponent[:, :layers],
+        parameters.bias[:, :channels],
+        parameters.bias_exponent[:, :layers],
+        parameters.steps[: tensor + 1],
+        parameters.ratios[:layers],
+    )
+    return model.replace(graph=graph, parameters=own, planes=model.planes[:, : graph.plane_bytes], points=())
+
+
 def logits(
     model: Model, sets: tuple[ParameterSet, ...], x: NDArray[np.int16], check: Callable[[], None] = lambda: None
 ) -> dict[str, NDArray[np.float64]]:
     """The real outputs (N, classes) of a model that is `coded`, at each of some sets, by their names.
 
-    check: called before each set, and may raise.
+    Points of the model, by the name of a set, have the gate that says whether an input takes the set or its twin
+    (caq.calibration.twins). check: called before each set, and may raise.
     """
     program, found = Program(model), {}
+    gates = {point.name: point.gate for point in model.points}
     for which in sets:
         check()
-        plan = NativePlan(program, Tables(program, which.assignment, which.row))
+        gate = gates.get(which.name)
+        if gate is None:
+            plan = NativePlan(program, Tables(program, which.assignment, which.row))
+        else:
+            from caq.native_conditional import ConditionalPlan  # most calibrations do without
+
+            tables = [Tables(program, b.assignment, b.parameter_set) for b in gate.branches]
+            plan = ConditionalPlan(program, tables, gate)
         found[which.name] = run(plan, x) * np.float64(model.parameters.steps[-1])
     return found
 
@@ -108,6 +133,17 @@ def with_rows(parameters: Parameters, sets: tuple[ParameterSet, ...], other: Par
     for name, values in changed.items():
         values[rows] = getattr(other, name)[rows]
     return parameters.replace(**changed)
+
+
+def with_layers(parameters: Parameters, other: Parameters, layers: Sequence[Layer]) -> Parameters:
+    """`parameters` with gains and biases of some layers as `other` has them, at every set."""
+    found = {name: getattr(parameters, name).copy() for name in ROWS}
+    for layer in layers:
+        span = slice(layer.first_channel, layer.first_channel + layer.channels)
+        for name, values in found.items():
+            where = layer.index if name.endswith("exponent") else span
+            values[:, where] = getattr(other, name)[:, where]
+    return parameters.replace(**found)
 
 
 def blended(graph: Graph, old: Parameters, new: Parameters, share: float) -> Parameters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from caq import artifact
 from caq.calibration.calibrator import Calibrator, make_core
-from caq.calibration.config import RUNGS, CalibratorConfig
+from caq.calibration.config import WITH_DOMAIN, WITH_FLIPS, CalibratorConfig
 from caq.calibration.core import CoreSet
 from caq.calibration.sets import coded, logits, parameter_sets
 from caq.cli.arguments import MAX_SEED, add_artifact, add_data, add_seed, domains, positive, whole
@@ -28,7 +29,8 @@ CORE_SIZE = 200
 HELP = "calibrate an artifact on a stream of another domain, and measure every width on it and on the source"
 METHODS = {
     "ladder": CalibratorConfig(),
-    "flips": CalibratorConfig(rungs=RUNGS),
+    "domain": CalibratorConfig(rungs=WITH_DOMAIN),
+    "flips": CalibratorConfig(rungs=WITH_FLIPS),
     "bn": CalibratorConfig(rungs=("statistics",), guarded=False),
     "none": None,
 }
@@ -67,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=METHODS,
         default="ladder",
-        help="default %(default)s; flips is one rung more, bn has no guard",
+        help="default %(default)s; domain and flips are one rung more, bn has no guard",
     )
     parser.add_argument("--unlabelled", action="store_true", help="the stream has no labels")
     parser.add_argument(
@@ -87,14 +89,15 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
     model = artifact.load(args.artifact)
     stream = _stream(fitting(args.data, model), args)
     config = METHODS[args.method]
-    rows: list[dict[str, Any]] = [_row(0, model, model, None, stream)]
+    measure = partial(_row, model, stream)
+    rows: list[dict[str, Any]] = [measure(0, coded(model), coded(model), None)]
     history: list[dict[str, Any]] = []
     problems: tuple[str, ...] = ()
     first = 0
     with progress("calibrate", len(stream.batches)) as advance:
         if config is None:
             for i, batch in enumerate(stream.batches):
-                rows.append(_row(i + 1, model, model, batch, stream))
+                rows.append(measure(i + 1, coded(model), coded(model), batch))
                 advance(f"batch {i + 1}")
         else:
             config = replace(config, max_ms=args.max_ms, seed=args.seed)
@@ -103,12 +106,12 @@ def execute(args: argparse.Namespace, output: Output) -> dict[str, Any]:
                 problems, first = calibrator.problems, min(calibrator.steps, len(stream.batches))
                 if first:
                     output.say(f"{args.state}: resumes after batch {first}")
-                    rows[0] = _row(first, calibrator.model, calibrator.model, None, stream)
+                    rows[0] = measure(first, calibrator.coded, calibrator.coded, None)
                 for i, batch in enumerate(stream.batches[first:], first):
-                    before = calibrator.model
+                    before = calibrator.coded
                     result = calibrator.partial_fit(batch.x, None if args.unlabelled else batch.y)
                     assert result is not None  # drift is not waited for
-                    rows.append({**_row(i + 1, before, calibrator.model, batch, stream), "ms": round(result.ms, 1)})
+                    rows.append({**measure(i + 1, before, calibrator.coded, batch), "ms": round(result.ms, 1)})
                     advance(f"batch {i + 1}")
                 history = list(calibrator.history)
     for problem in problems:
@@ -184,17 +187,21 @@ def _stream(dataset: Dataset, args: argparse.Namespace) -> Stream:
     return Stream(parts[0], parts[1], parts[2], batches)
 
 
-def _row(number: int, before: Model, after: Model, batch: Part | None, stream: Stream) -> dict[str, Any]:
-    """Accuracy, 0..1, of each set: on a batch before it was calibrated with, on the tests after it."""
+def _row(model: Model, stream: Stream, number: int, before: Model, after: Model, batch: Part | None) -> dict[str, Any]:
+    """Accuracy, 0..1, of each set: on a batch before it was calibrated with, on the tests after it.
+
+    before, after: `coded` ones of `model`, calibrated.
+    """
     row: dict[str, Any] = {"batch": number}
     if batch is not None:
-        row["on_batch"] = _accuracy(before, batch)
-    return {**row, "target": _accuracy(after, stream.target_test), "source": _accuracy(after, stream.source_test)}
+        row["on_batch"] = _accuracy(model, before, batch)
+    parts = {"target": stream.target_test, "source": stream.source_test}
+    return {**row, **{name: _accuracy(model, after, part) for name, part in parts.items()}}
 
 
-def _accuracy(model: Model, part: Part) -> dict[str, float]:
+def _accuracy(model: Model, calibrated: Model, part: Part) -> dict[str, float]:
     codes = model.encode(model.batch(part.x)[0])[0].astype(np.int16)
-    found = logits(coded(model), parameter_sets(model), codes)
+    found = logits(calibrated, parameter_sets(model), codes)
     return {name: round(float((z.argmax(1) == part.y).mean()), 6) for name, z in found.items()}
 
 

@@ -137,6 +137,7 @@ typedef struct {
     int32_t shift;
     const int8_t *weights; /* (branches, channels) */
     const int32_t *bias;
+    const uint8_t *const *planes; /* of each branch, where layers have no panels; NULL: all have the program's */
 } caq_gate;
 
 /* Instruction sets: 0 portable, 1 avx2, 2 avx512vnni, 3 neon, 4 neon with dot product. */

@@ -398,6 +398,8 @@ static int64_t run_samples(const caq_isa *isa, int id, const caq_program *p, con
     const int64_t items = (int64_t)out->w * out->c;
     for (int64_t n = 0; n < count; n++) {
         const caq_layer *chosen = layers;
+        const caq_program *rest = p;
+        caq_program own;
         int i = 0;
         if (encode(isa, p, x + n * p->sample_bytes, arena)) return 1 + n;
         fill_halo(&p->input, arena);
@@ -405,9 +407,14 @@ static int64_t run_samples(const caq_isa *isa, int id, const caq_program *p, con
             for (; i < gate->step; i++) run_step(isa, id, p, layers, &p->steps[i], arena, team);
             const int32_t branch = caq_choose(id, gate, arena);
             chosen += (int64_t)branch * p->layers;
+            if (gate->planes) {
+                own = *p;
+                own.planes = gate->planes[branch];
+                rest = &own;
+            }
             if (taken) taken[n] = branch;
         }
-        for (; i < p->step_count; i++) run_step(isa, id, p, chosen, &p->steps[i], arena, team);
+        for (; i < p->step_count; i++) run_step(isa, id, rest, chosen, &p->steps[i], arena, team);
         for (int row = 0; row < out->h; row++, y += items) {
             const uint8_t *codes = at(out, arena, row, 0);
             if (out->bytes == 2)

@@ -195,11 +195,11 @@ def test_every_answer_is_that_of_one_plan_that_was_in_force(world, started, monk
     known = {engine.run(probe).tobytes()}
     adopt = engine.adopt
 
-    def noted(parameters):
+    def noted(parameters, gates):
         other = Engine(engine.model.replace(parameters=parameters))
         other.select(engine.point)
         known.add(other.run(probe).tobytes())
-        adopt(parameters)
+        adopt(parameters, gates)
 
     monkeypatch.setattr(engine, "adopt", noted)
 

@@ -7,7 +7,7 @@ import pytest
 
 from caq import artifact
 from caq.calibration.calibrator import Calibrator
-from caq.calibration.config import LADDER, RUNGS, CalibratorConfig
+from caq.calibration.config import LADDER, WITH_FLIPS, CalibratorConfig
 from caq.calibration.core import CoreSet
 from caq.calibration.flips import LATENT, UNIT, FlipsRung, flip_counts, flips_of, gather, positions, speeds
 from caq.calibration.learnt import Learnt
@@ -18,7 +18,7 @@ from tests import models
 from tests.calibration.streams import core_of, drifted, source
 from tests.conditional_models import with_gate
 
-FREE = CalibratorConfig(rungs=RUNGS, guarded=False, flip_rates=(0.5, 0.5))
+FREE = CalibratorConfig(rungs=WITH_FLIPS, guarded=False, flip_rates=(0.5, 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_restart_goes_on_bit_for_bit(stream, tmp_path):
 
 def test_the_guard_keeps_flips_out_and_latents_stay(stream):
     model, core, x, y = stream
-    config = CalibratorConfig(rungs=RUNGS, flip_rates=(1.0, 1.0))
+    config = CalibratorConfig(rungs=WITH_FLIPS, flip_rates=(1.0, 1.0))
     wrong = model.replace(flip_network=model.flip_network._replace(w2=-model.flip_network.w2 * 3))
     with Calibrator(wrong, core, config=config) as calibrator:
         calibrator.partial_fit(x[:60], y[:60])

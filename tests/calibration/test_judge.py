@@ -11,6 +11,7 @@ from caq.calibration.deadline import Deadline, OutOfTime
 from caq.calibration.guard import Limits
 from caq.calibration.judge import Judge, cross_entropy, entropy, held_out, losses, standard_error
 from caq.calibration.sets import coded, logits, parameter_sets
+from caq.calibration.twins import Calibration
 from tests import models
 from tests.calibration.streams import core_of, source
 
@@ -32,7 +33,9 @@ def judge(world, y, limits=FREE, forgetting=0.05, doubt=0.0):
     model, core, stream = world
     made = Judge(model, core, seed=0, limits=limits)
     on = made.slice_of(core, stream, y, np.arange(60))
-    return lambda before, after, sets, deadline: made(on, before, after, sets, forgetting, doubt, deadline)
+    return lambda before, after, sets, deadline: made(
+        on, Calibration(before), Calibration(after), sets, forgetting, dict.fromkeys(sets, doubt), deadline
+    )
 
 
 def with_biases(model, rows, b):
@@ -136,7 +139,8 @@ def test_the_slice_has_the_whole_batch_where_it_has_no_labels(world):
     assert labelled.factory == factory and len(labelled.y) == factory + held_out(ids, 0).sum()
     assert len(made.slice_of(core, stream, np.full(60, UNLABELLED), ids).y) == factory + 60
     alone = made.slice_of(core, stream[:0], np.zeros(0, np.int16), ids[:0])
-    assert made(alone, model.parameters, model.parameters, parameter_sets(model), 0.05, 0.0, NEVER) is None
+    same = Calibration(model.parameters)
+    assert made(alone, same, same, parameter_sets(model), 0.05, {}, NEVER) is None
 
 
 def test_time_can_end_it(world):

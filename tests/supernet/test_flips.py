@@ -10,7 +10,7 @@ import torch
 
 from caq import artifact
 from caq.calibration.calibrator import Calibrator
-from caq.calibration.config import RUNGS, CalibratorConfig
+from caq.calibration.config import WITH_FLIPS, CalibratorConfig
 from caq.calibration.core import CoreSet
 from caq.calibration.flips import FEATURES, FlipsRung, gather, positions
 from caq.calibration.making import CoreConfig
@@ -103,7 +103,7 @@ def test_an_artifact_has_its_network_and_calibrates_with_it(trained: Model, digi
     assert network is not None and network.w1.shape == (2, 4, FLIP_FEATURES) and len(FEATURES) == FLIP_FEATURES
     assert model.core is not None
     core = CoreSet.from_stored(model.core, model.graph.widths)
-    config = CalibratorConfig(rungs=RUNGS, guarded=False, flip_rates=(0.5, 0.5))
+    config = CalibratorConfig(rungs=WITH_FLIPS, guarded=False, flip_rates=(0.5, 0.5))
     with Calibrator(model, core, config=config) as calibrator:
         calibrator.partial_fit(corrupted(digits.x_train[:60], 1), digits.y_train[:60])
         flips = calibrator.model.parameters.flips
