@@ -225,7 +225,10 @@ class Engine:
 
         parameter_set: that of an operating point with the same weight widths, since gains are in units of those.
         """
-        model = self.model
+        with self._lock:
+            return self._built(self.model, assignment, parameter_set)
+
+    def _built(self, model: Model, assignment: Assignment, parameter_set: int | None) -> AnyPlan:
         if not isinstance(assignment, tuple) or not all(isinstance(pair, LayerWidths) for pair in assignment):
             raise AssignmentError(
                 "an assignment is a tuple of LayerWidths; caq.graph.parse_assignment('w8a8,w4a4') makes one from text"
@@ -245,14 +248,12 @@ class Engine:
             raise AssignmentError(f"weights of {widest} bits: only {len(planes)} bit planes were read")
         if self._program is None:
             return self._reference((Branch(assignment, parameter_set),))
-        with self._lock:
-            return NativePlan(self._program, Tables(self._program, assignment, parameter_set))
+        return NativePlan(self._program, Tables(self._program, assignment, parameter_set))
 
     def build_point(self, point: str) -> AnyPlan:
         """The plan of an operating point, without selecting it; run it with `run_plan`. Raises AssignmentError."""
-        chosen = self._known(point)
-        with self._lock:
-            return self._make(chosen)
+        with self._lock:  # what is adopted meanwhile has other sets
+            return self._make(self._known(point))
 
     def _reference(self, branches: Sequence[Branch], gate: ConditionalGate | None = None) -> ReferencePlan:
         from caq.reference import ReferencePlan  # slow, and seldom wanted
@@ -336,8 +337,7 @@ class Binding:
         self._engine = engine
         self.x: NDArray[np.generic] = np.zeros(model.sample_shape, model.scaling.dtype)
         self.y: NDArray[np.int16] = np.zeros(math.prod(model.graph.shapes[-1]), np.int16)
-        program = engine.program
-        self._memory = None if program is None else (*program.pointers(self.x, self.y), program.make_arena())
+        self._program: Program | None = None
         self._plan: AnyPlan | None = None
 
     def run(self) -> None:
@@ -350,8 +350,11 @@ class Binding:
             check_finite(self.x, "x")
 
     def _bound(self, plan: AnyPlan) -> Callable[[], int]:
-        if self._memory is not None:
-            return plan.bound(*self._memory)  # type: ignore[union-attr]  # all plans of a program are native
+        if isinstance(plan, NativePlan):
+            if plan.program is not self._program:  # another one may need a larger arena
+                self._program = plan.program
+                self._memory = (*plan.program.pointers(self.x, self.y), plan.program.make_arena())
+            return plan.bound(*self._memory)
 
         def reference() -> int:
             self.y[:] = plan.run(self.x[np.newaxis])[0]

@@ -92,6 +92,11 @@ class NativePlan:
         self._dtype, self._shape = np.dtype(program.model.scaling.dtype), program.model.sample_shape
 
     @property
+    def program(self) -> Program:
+        """What it runs."""
+        return self._program
+
+    @property
     def assignment(self) -> Assignment:
         """The widths that this plan computes with; those of its first branch if it has several."""
         return self.assignments[0]

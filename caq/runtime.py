@@ -276,7 +276,7 @@ def _engine(source: Any) -> InferenceEngine:
 
 def _calibrated(engine: InferenceEngine) -> Any:
     if not callable(getattr(engine, "adopt", None)):
-        raise ConfigError(f"{reprlib.repr(engine)} cannot be calibrated: it has no method adopt(parameters)")
+        raise ConfigError(f"{reprlib.repr(engine)} cannot be calibrated: it has no method adopt(parameters, gates)")
     return engine
 
 

@@ -174,6 +174,7 @@ def round_classifier(
     return Codes(m, unit, found.biases + (found.weights - m * unit[:, None]) @ mean)
 
 
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")  # such moves are not made
 def move_codes(problem: Problem, codes: Codes, width: int, check: Check = lambda: None) -> Codes:
     """Codes of `width` bits, single ones of which move, class by class, until the loss falls no more; none of 8 bits.
 
@@ -206,14 +207,16 @@ def move_codes(problem: Problem, codes: Codes, width: int, check: Check = lambda
         rise = samples @ np.log(after / total) + by * (pull[j] - own @ x[:, j]) + by * by * diagonal[j] / 2
         still += 1
         if saved[j] > _WORTH and rise < -_WORTH:
-            still, moves = 0, moves + 1
-            m[k, j] += 2 * sign[j]
             p = moved / after
             slope_b = samples @ p - own.sum() + ridge * (biases[k] - before.biases[k])
             back = slope_b / (samples @ (p * (1 - p)) + ridge)
-            biases[k] -= back
-            e[:, k] = moved * np.exp(-back)
-            total = after - moved + e[:, k]
+            e_new = moved * np.exp(-back)
+            total_new = after - moved + e_new
+            if ((total_new > 0) & np.isfinite(total_new)).all():  # else outputs are beyond what differences can tell
+                still, moves = 0, moves + 1
+                m[k, j] += 2 * sign[j]
+                biases[k] -= back
+                e[:, k], total = e_new, total_new
         k = (k + 1) % len(biases)
     return Codes(m, unit, biases)
 

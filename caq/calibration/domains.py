@@ -9,8 +9,8 @@ knows spoil clean ones. So a set gets a twin (caq.calibration.twins; domain-spec
     classifier    where there are labels: fitted to features under those statistics and to the source's under the
                   factory's, which they are brought back to (caq.calibration.head)
     gate          logistic regression on channel sums, of the core set's samples of the source and the last of the
-                  stream, both with the same weight; moved until at most TO_TWIN of the source's take the twin, and
-                  rounded to integers
+                  stream, both with the same weight; moved until about TO_TWIN of the source's take the twin at most,
+                  and rounded to integers
 
 Layers before the gate's tensor stay the factory's.
 
@@ -38,7 +38,8 @@ from caq.plan import Parameters
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Share of the source's samples that may take the twin, by the samples that the gate is fitted to.
+#: Share of the source's samples that may take the twin, by the samples that the gate is fitted to; between two of them,
+#: so of few samples a few percent more.
 TO_TWIN = 0.1
 #: Samples of the stream that gates are fitted to: the last ones.
 _LAST = 100
@@ -55,13 +56,15 @@ class Domain:
     """What the rung knows of the stream's domain.
 
     twins: in force. statistics: under twins; sums (S, M, C) int32: channel sums of the last samples; examples: labelled
-    ones as their twins' classifier reads them.
+    ones as their twins' classifier reads them. turns: steps with fresh samples so far, of which every other one is for
+    twins.
     """
 
     twins: Twins
     statistics: Running
     sums: NDArray[np.int32]
     examples: Examples
+    turns: int = 0
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """For `caq.calibration.state`."""
@@ -70,6 +73,7 @@ class Domain:
             **owned("statistics", self.statistics.to_arrays()),
             **owned("examples", self.examples.to_arrays()),
             "sums": self.sums,
+            "turns": np.array([self.turns], np.int64),
         }
 
     @classmethod
@@ -82,9 +86,12 @@ class Domain:
         sums, shape = arrays.get("sums"), (len(sets), model.graph.shapes[gate_tensor(model.graph)][2])
         if sums is None or sums.dtype != np.int32 or sums.ndim != 3 or sums.shape[::2] != shape:
             raise StateFormatError(f"domain: channel sums of {shape[0]} sets and {shape[1]} channels are expected")
+        turns = arrays.get("turns")
+        if turns is None or turns.dtype != np.int64 or turns.shape != (1,) or turns[0] < 0:
+            raise StateFormatError("domain: a count of turns is expected")
         twins = Twins.from_arrays(part("twins"), model, sets)
         statistics = Running.from_arrays(part("statistics"), model.parameters)
-        return cls(twins, statistics, sums.copy(), Examples.from_arrays(part("examples"), model))
+        return cls(twins, statistics, sums.copy(), Examples.from_arrays(part("examples"), model), int(turns[0]))
 
     def with_sums(self, sums: NDArray[np.int64]) -> NDArray[np.int32]:
         """Channel sums (S, M, C) with those of N more samples, (S, N, C)."""
@@ -153,7 +160,7 @@ class DomainRung:
         examples = now.examples
         if read and self._head is not None:
             examples = examples.with_samples(np.stack(read), y, self._most)
-        return Domain(now.twins, statistics, now.with_sums(np.stack(sums)), examples), parameters
+        return Domain(now.twins, statistics, now.with_sums(np.stack(sums)), examples, now.turns + 1), parameters
 
     def propose(self, known: Domain, parameters: Parameters, check: Check) -> Twins:
         """Twins of all sets, and their gates, with what `seen` gave. check: may raise now and then."""

@@ -83,9 +83,9 @@ class Examples:
         """What `to_arrays` gave. Raises StateFormatError on anything else."""
         (dtype, size), sets = _layout(model), len(model.parameters.gain)
         features, y = arrays.get("features"), arrays.get("y")
-        if features is None or y is None or features.dtype != dtype or y.dtype != np.int16:
-            raise StateFormatError(f"head: features {dtype} and labels int16 are expected")
-        if y.ndim != 1 or features.shape != (sets, len(y), size):
+        if features is None or y is None or features.dtype != dtype or y.dtype != np.int16 or y.ndim != 1:
+            raise StateFormatError(f"head: features {dtype} and labels (M,) int16 are expected")
+        if features.shape != (sets, len(y), size):
             raise StateFormatError(f"head: features {(sets, len(y), size)} are expected, not {features.shape}")
         if len(y) and not 0 <= y.min() <= y.max() < model.graph.layers[-1].channels:
             raise StateFormatError("head: labels do not fit the model")

@@ -116,6 +116,8 @@ class Learnt:
         check_core(core, model)
         parameters, latents = _with_flips(_parameters(state.part("parameters"), model), state.part("flips"), model)
         head, domain = state.part("head"), state.part("domain")
+        if domain and state.part("flips"):
+            raise StateFormatError("domain: flips are there too, which twins cannot have")
         return cls(
             _with_head(parameters, head, model),
             Running.from_arrays(state.part("statistics"), factory),

@@ -18,7 +18,7 @@ from caq.calibration.flips import FlipsRung, flips_of, positions
 from caq.calibration.head import Fit, HeadRung
 from caq.calibration.judge import Judged, held_out
 from caq.calibration.learnt import Learnt, classes
-from caq.calibration.sets import ParameterSet, blended, factory_head, logits, with_layers
+from caq.calibration.sets import ParameterSet, blended, factory_head, logits
 from caq.calibration.state import random_from_array, random_to_array
 from caq.calibration.statistics import Check, StatisticsRung
 from caq.calibration.twins import Calibration, gate_tensor
@@ -111,14 +111,15 @@ class Ladder:
         """With what rungs need: the factory's codes of the classifier, and what is to be known of a domain.
 
         Of a state that was learnt with other rungs, twins are dropped that nothing would follow the stream with; and
-        where there are to be some, what would keep sets from sharing their first layers with them.
+        where there are to be some, sets begin at the factory, as they share their first layers with them.
         """
         if self._domains is None:
             learnt = replace(learnt, domain=None)
         elif learnt.domain is None:
-            shared = [layer for layer in self._model.graph.layers if self._fixed[0, layer.index]]
-            parameters = with_layers(learnt.parameters, self._model.parameters, shared).replace(flips=None)
-            learnt = replace(learnt, parameters=parameters, domain=self._domains.nothing())
+            learnt = replace(learnt, parameters=self._model.parameters, domain=self._domains.nothing())
+        if self._flips is not None and learnt.parameters.flips is None:
+            none = np.zeros((len(self._sets), self._model.graph.weights), np.int8)
+            learnt = replace(learnt, parameters=learnt.parameters.replace(flips=none), latents=none)
         if self._head is None or learnt.parameters.head is not None:
             return learnt
         parameters = learnt.parameters.replace(head=factory_head(self._model, self._sets))
@@ -145,7 +146,7 @@ class Ladder:
         rungs: dict[str, Callable[[Learnt, NDArray[np.int16], NDArray[np.int16], Deadline], Proposal]] = {
             "statistics": self._propose_statistics,
             "biases": self._propose_biases,
-            "head": self._propose_head,
+            "head": partial(self._propose_head, fresh),
             "domain": partial(self._propose_domain, fresh),
             "flips": self._propose_flips,
         }
@@ -172,7 +173,7 @@ class Ladder:
                 if (labels == UNLABELLED).all():
                     records.append(_dropped(name, "no answer is sure enough to stand for a label") | {"ms": 0.0})
                     continue
-            if name == "domain" and self._domains_turn(now):
+            if name == "domain" and self._domains_turn(now, fresh):
                 now, without = self._without_worse(now, judge, deadline)
                 records += without
             now, candidate, sets = rungs[name](now, samples, labels, share)
@@ -238,7 +239,9 @@ class Ladder:
             done.append(which)
         return replace(now, biases=past), self._toward(now, proposed), tuple(done)
 
-    def _propose_head(self, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline) -> Proposal:
+    def _propose_head(
+        self, fresh: int, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline
+    ) -> Proposal:
         assert self._head is not None  # else it is passed over
         labelled, read, most = y != UNLABELLED, [], self._config.head_samples
         fits: dict[int, Fit] = {}
@@ -248,7 +251,7 @@ class Ladder:
                 deadline.check()
                 read.append(self._head.features(which, x[labelled]))
             now = replace(now, examples=now.examples.with_samples(np.stack(read), y[labelled], most))
-            if self._domains_turn(now):
+            if self._domains_turn(now, fresh):
                 return now, self._toward(now, now.parameters), None
             for which in order:
                 features = now.examples.features[which.row]
@@ -269,16 +272,17 @@ class Ladder:
         known, nothing = y != UNLABELLED, self._toward(now, now.parameters)
         try:
             domain, parameters = self._domains.seen(now.domain, x[:fresh], x[known], y[known], deadline.check)
-            if not self._domains_turn(now):
-                return replace(now, domain=domain), nothing, None
+            now, turn = replace(now, domain=domain), self._domains_turn(now, fresh)
+            if not turn:
+                return now, nothing, None
             twins = self._domains.propose(domain, parameters, deadline.check)
         except OutOfTime:
             return now, nothing, ()
-        return replace(now, domain=domain), lambda share, sets, check: Calibration(now.parameters, twins), self._sets
+        return now, lambda share, sets, check: Calibration(now.parameters, twins), self._sets
 
-    def _domains_turn(self, now: Learnt) -> bool:
-        """Whether this step is for twins; the one before and the one after are for the sets' own classifiers."""
-        return self._domains is not None and now.steps % 2 == 1
+    def _domains_turn(self, now: Learnt, fresh: int) -> bool:
+        """Whether this step is for twins, if there is anything new; the next one is for the sets' own classifiers."""
+        return fresh > 0 and now.domain is not None and (self._head is None or now.domain.turns % 2 == 1)
 
     def _without_worse(self, now: Learnt, judge: Judging, deadline: Deadline) -> tuple[Learnt, list[dict[str, Any]]]:
         """Without twins that do worse than their sets by themselves, by more than chance; and a record of that."""
@@ -338,7 +342,7 @@ class Ladder:
         if not sets:
             return now, _dropped(name, "time was over before a set was done; give a larger max_ms")
         calibration, rest, config = now.calibration, sets, self._config
-        fitted = name == "head" or (name == "domain" and labelled)
+        fitted = name == "head" or (name == "domain" and labelled and self._head is not None)
         forgetting = config.head_forgetting if fitted else config.forgetting
         doubt = dict.fromkeys(sets, _HEAD_DOUBT if name == "head" else 0.0)
         before = now.calibration

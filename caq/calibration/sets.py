@@ -6,12 +6,12 @@ without a bit of another's answers changing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from caq.graph import Assignment, Graph, Layer
+from caq.graph import Assignment, Graph
 from caq.model import Model
 from caq.native import NativePlan, Program, Tables
 from caq.plan import Parameters, affine, layer_codes, to_mantissas
@@ -133,17 +133,6 @@ def with_rows(parameters: Parameters, sets: tuple[ParameterSet, ...], other: Par
     for name, values in changed.items():
         values[rows] = getattr(other, name)[rows]
     return parameters.replace(**changed)
-
-
-def with_layers(parameters: Parameters, other: Parameters, layers: Sequence[Layer]) -> Parameters:
-    """`parameters` with gains and biases of some layers as `other` has them, at every set."""
-    found = {name: getattr(parameters, name).copy() for name in ROWS}
-    for layer in layers:
-        span = slice(layer.first_channel, layer.first_channel + layer.channels)
-        for name, values in found.items():
-            where = layer.index if name.endswith("exponent") else span
-            values[:, where] = getattr(other, name)[:, where]
-    return parameters.replace(**found)
 
 
 def blended(graph: Graph, old: Parameters, new: Parameters, share: float) -> Parameters:

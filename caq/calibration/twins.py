@@ -36,7 +36,8 @@ _BEFORE = 0.25
 def gate_tensor(graph: Graph) -> int:
     """What gates read: the first tensor of 8 bits that several operations read, if little is before it; or the input.
 
-    What one operation alone reads may be written at that one's width, which says less.
+    What one operation alone reads may be written at that one's width, which says less. All that is made before the
+    tensor is read before it.
     """
     total, spent = sum(layer.macs for layer in graph.layers), 0
     macs = {layer.op: layer.macs for layer in graph.layers}
@@ -45,6 +46,9 @@ def gate_tensor(graph: Graph) -> int:
         if spent > _BEFORE * total:
             break
         low, high = graph.ranges[t]
+        read = {made for op in graph.ops[:t] for made in op.inputs}
+        if not set(range(1, t)) <= read:
+            continue
         if low >= -128 and high <= 255 and sum(t in op.inputs for op in graph.ops) > 1:
             return t
     return 0
@@ -67,7 +71,7 @@ def gate_of(graph: Graph, which: ParameterSet, sets: int, weights: NDArray[np.in
 
 @dataclass(frozen=True, eq=False)
 class Twins:
-    """parameters: of the twins, in the rows of their sets; gates: of those sets that have one in force."""
+    """parameters: of the twins, in the rows of their sets, with a head; gates: of those sets that have one in force."""
 
     parameters: Parameters
     gates: Mapping[ParameterSet, ConditionalGate]
@@ -84,8 +88,7 @@ class Twins:
         weights, bias, on = np.zeros((sets, channels), np.int8), np.zeros(sets, np.int32), np.zeros(sets, np.uint8)
         for which, gate in self.gates.items():
             weights[which.row], bias[which.row], on[which.row] = gate.weights[1], gate.bias[1], 1
-        head = self.parameters.head
-        rows = {name: getattr(self.parameters, name) for name in ROWS} | ({} if head is None else {"head": head})
+        rows = {name: getattr(self.parameters, name) for name in (*ROWS, "head")}
         return {**rows, "gate_weights": weights, "gate_bias": bias, "on": on}
 
     @classmethod
@@ -99,9 +102,9 @@ class Twins:
         parameters = factory.replace(**rows)
         try:
             parameters.check(graph)
-            if "head" in arrays:
-                check_head(arrays["head"], count, graph.layers[-1].weights)
-                parameters = parameters.replace(head=arrays["head"].copy())
+            head = _typed(arrays, "head", (count, graph.layers[-1].weights), np.int8)
+            check_head(head, count, graph.layers[-1].weights)
+            parameters = parameters.replace(head=head.copy())
             found = {w: gate_of(graph, w, count, weights[w.row], int(bias[w.row])) for w in sets if on[w.row]}
             both = side_by_side(factory, parameters.replace(head=None))
             for gate in found.values():
@@ -162,7 +165,11 @@ class Calibration(NamedTuple):
             row = p.parameter_set
             if row is None and p.assignment in (uniform := [model.graph.uniform(w) for w in widths]):
                 row = uniform.index(p.assignment)
-            points.append(p if p.gate is not None or row is None else p._replace(gate=by_row.get(row)))
+            gate = None if p.gate is not None or row is None else by_row.get(row)
+            fits = gate is not None and gate.branches[0].assignment == p.assignment  # a set may have several points
+            points.append(p._replace(gate=gate) if fits else p)
+        if not any(p.gate is not None for p in points):
+            return model.replace(parameters=self.parameters)
         both = side_by_side(self.parameters, self.twins.parameters)
         return model.replace(parameters=both, points=tuple(points))
 

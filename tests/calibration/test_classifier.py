@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
 from caq.calibration.biases import log_softmax
 from caq.calibration.classifier import (
     Classifier,
+    Codes,
     Problem,
     deviations,
     fit_classifier,
@@ -127,3 +130,16 @@ def test_codes_of_8_bits_stay_as_they_are_rounded():
     problem = made()
     begin = round_classifier(fit_classifier(problem), problem.x.mean(0), np.cov(problem.x.T), TOP_WIDTH)
     assert move_codes(problem, begin, TOP_WIDTH) is begin
+
+
+def test_outputs_beyond_all_bounds_move_nothing_that_is_no_number():
+    """Probabilities that underflow: moves whose loss cannot be told are not made."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (40, 30)).astype(np.float64), np.arange(40) % 3
+    before = Classifier(rng.standard_normal((3, 30)) * 100, np.zeros(3))
+    problem = Problem(x, y, np.ones(40), before, 0.03, deviations(x, y))
+    m, unit = round_weights(before.weights, np.cov(x.T) + np.eye(30), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved = move_codes(problem, Codes(m, unit, before.biases), 2)
+    assert np.isfinite(moved.biases).all() and set(np.unique(moved.m)) <= {-3, -1, 1, 3}

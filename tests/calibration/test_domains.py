@@ -16,7 +16,8 @@ from caq.calibration.guard import Limits
 from caq.calibration.learnt import Learnt
 from caq.calibration.sets import coded, logits, parameter_sets
 from caq.calibration.state import State, from_bytes, to_bytes
-from caq.calibration.twins import Calibration, Twins, gate_of, gate_shift, gate_tensor
+from caq.calibration.twins import Calibration, Twins, gate_of, gate_shift, gate_tensor, side_by_side
+from caq.conditional import Branch, ConditionalGate
 from caq.engine import Engine
 from caq.errors import ConfigError, StateFormatError
 from caq.graph import Graph, Op
@@ -229,6 +230,7 @@ def test_a_restart_changes_no_bit(world, tmp_path):
         ("twins/head", lambda a: a[:, 1:]),
         ("statistics/variance", lambda a: a - 1e9),
         ("examples/y", lambda a: a + 99),
+        ("turns", lambda a: -a - 1),
     ],
 )
 def test_states_that_do_not_fit_are_refused(world, name, change):
@@ -240,10 +242,9 @@ def test_states_that_do_not_fit_are_refused(world, name, change):
     wrong = {**arrays, key: change(arrays[key])}
     with pytest.raises(StateFormatError, match=r"domain|head|statistics"):
         Learnt.from_state(State("a" * 64, wrong), model)
-    if name != "twins/head":
-        rest = {k[len("domain/") :]: v for k, v in arrays.items() if k.startswith("domain/") and k != key}
-        with pytest.raises(StateFormatError):
-            Domain.from_arrays(rest, model, parameter_sets(model))
+    rest = {k[len("domain/") :]: v for k, v in arrays.items() if k.startswith("domain/") and k != key}
+    with pytest.raises(StateFormatError):
+        Domain.from_arrays(rest, model, parameter_sets(model))
 
 
 @pytest.mark.parametrize("seed", [3, 5, 6])
@@ -289,3 +290,99 @@ def test_time_can_end_it(world):
     calibrator = Calibrator(model, core, config=config, clock=lambda: next(clock) / 1000)
     fed(calibrator, stream[:40], y[:40])
     assert "time was over" in calibrator.history[-1]["reasons"][0] and not calibrator.gates
+
+
+def crossing_graph():
+    """Where tensors of its own are read beyond the first that several operations read."""
+    c1, c3 = (
+        {"kernel": (1, 1), "low": 0, "high": 255},
+        {"kernel": (3, 3), "padding": (1, 1, 1, 1), "low": 0, "high": 255},
+    )
+    ops = (
+        Op("conv", (0,), "a", channels=32, **c1),
+        Op("conv", (0,), "b", channels=32, **c1),
+        Op("add", (1, 2), low=0, high=255),
+        Op("conv", (0,), "aside", channels=2, **c1),
+        Op("conv", (3,), "e", channels=8, **c1),
+        Op("conv", (4,), "from_aside", channels=8, **c3),
+        Op("conv", (4,), "too", channels=8, **c3),
+        Op("add", (6, 7), low=0, high=255),
+        Op("add", (5, 8), low=0, high=255),
+        Op("conv", (9,), "last", channels=3, kernel=(16, 16), low=-(2**15), high=2**15 - 1),
+    )
+    return Graph((16, 16, 2), ops, (2, 4, 8))
+
+
+def test_a_gate_reads_nothing_that_another_branch_goes_around():
+    graph = crossing_graph()
+    assert gate_tensor(graph) == 0
+    model = models.from_graph(graph, np.random.default_rng(0))
+    x = models.samples(model, 80)
+    fed(Calibrator(model, core_of(model, x, np.arange(80) % 3), config=FREE), x[:40], np.arange(40) % 3)
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_a_binding_has_room_for_what_is_adopted(lean):
+    model = models.from_graph(crossing_graph(), np.random.default_rng(0))
+    x, sets = models.samples(model, 3), parameter_sets(model)
+    tensor, channels = 4, model.graph.shapes[4][2]  # which another one crosses, so that the arena has to grow
+    weights = ((0,) * channels, (1,) * channels)
+    gates = {
+        w.name: ConditionalGate(
+            tensor, 8, weights, (0, -1), (Branch(w.assignment, w.row), Branch(w.assignment, len(sets) + w.row))
+        )
+        for w in sets
+    }
+    engine, plain = Engine(model, lean=lean), Engine(model)
+    bound, before = engine.bind(), engine.program.arena_bytes
+    bound.x[:] = x[0]
+    bound.run()
+    engine.adopt(side_by_side(model.parameters, model.parameters), gates)
+    assert engine.program.arena_bytes > before
+    for point in engine.points:
+        engine.select(point)
+        plain.select(point)
+        bound.run()
+        np.testing.assert_array_equal(bound.y, plain.run(x[0]))
+        assert engine.run_routed(x)[1].any() or point not in gates
+    assert bound._program is engine.program and len(bound._memory[2]) >= engine.program.arena_bytes
+
+
+def test_sets_that_no_point_runs_at_do_not_change_what_is_adopted(world):
+    model, _, core, stream, y = world
+    mixed = next(p for p in model.points if p.name == "mixed")
+    twice = mixed._replace(name="other", assignment=model.graph.uniform(8))  # its widths are not the set's
+    found = fed(Calibrator(model.replace(points=(mixed, twice)), core, config=FREE), stream, y)
+    assert set(found.gates) == {"mixed"}
+    # Gates of widths' sets alone, which no point runs at: what is adopted is as the file's.
+    calibration = found._learnt.calibration
+    assert calibration.twins is not None
+    widths = {which: gate for which, gate in calibration.gates.items() if which.name != "mixed"}
+    calibration = calibration._replace(twins=Twins(calibration.twins.parameters, widths))
+    adopted = calibration.of_points(model.replace(points=(mixed,)))
+    assert widths and adopted.parameters.gain.shape == model.parameters.gain.shape
+    Engine(model).adopt(adopted.parameters)
+
+
+def test_labels_that_come_by_themselves_are_learnt_from(world):
+    model, _, core, stream, y = world
+    calibrator = Calibrator(model, core, config=replace(FREE, batch=20))
+    for start in range(0, 80, 20):
+        first = calibrator.next_id
+        for sample in stream[start : start + 20]:
+            calibrator.learn_one(sample)
+        for i, label in enumerate(y[start : start + 20]):
+            calibrator.label(first + i, int(label))
+    what = [r["what"] for r in calibrator.history]
+    assert what.count("head") == 4 and what.count("domain") == 2
+
+
+def test_twins_and_flips_are_not_in_one_state(world):
+    model, _, core, stream, y = world
+    arrays = fed(Calibrator(model, core, config=FREE), stream[:80], y[:80])._learnt.to_arrays()
+    flips = Learnt.nothing(model, core, 0, True).to_arrays()
+    both = {**arrays, **{name: array for name, array in flips.items() if name.startswith("flips/")}}
+    with pytest.raises(StateFormatError, match="flips are there too"):
+        Learnt.from_state(State("a" * 64, both), model)
+    with pytest.raises(StateFormatError, match="labels"):
+        Learnt.from_state(State("a" * 64, {**arrays, "domain/examples/y": np.array(1, np.int16)}), model)
