@@ -32,7 +32,7 @@ import torch
 from benchmarks.calibrate_stream import CORE, accuracy
 from benchmarks.calibrate_streams import DEV, REPORTED, WIDTHS, Phase, Protocol, usc_had
 from caq.calibration.calibrator import Calibrator, make_core
-from caq.calibration.config import WITH_FLIPS, CalibratorConfig
+from caq.calibration.config import LADDER, WITH_FLIPS, CalibratorConfig
 from caq.calibration.core import CoreSet
 from caq.model import Model
 from caq.progress import progress
@@ -100,7 +100,14 @@ def command(args: argparse.Namespace) -> str:
     text = f"python -m benchmarks.flips --folder DATA --seeds {' '.join(map(str, args.seeds))}"
     text += "" if args.targets is None else f" --targets {args.targets}"
     text += "" if args.methods == METHODS else f" --methods {' '.join(args.methods)}"
+    text += "" if own_rates(args) is None else f" --rates {args.rates[0]:g} {args.rates[1]:g}"
     return text + " --reported" * args.reported
+
+
+def own_rates(args: argparse.Namespace) -> tuple[float, float] | None:
+    """Rates that were asked for, if they are not the configuration's."""
+    low, high = args.rates
+    return None if (low, high) == CalibratorConfig.flip_rates else (low, high)
 
 
 def main() -> int:
@@ -110,6 +117,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--targets", type=int, help="only so many of the people that stream")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--rates", type=float, nargs=2, default=CalibratorConfig.flip_rates, help="at 2 and at 8 bits")
     parser.add_argument("--reported", action="store_true", help="the streams that are reported")
     args = parser.parse_args()
 
@@ -124,7 +132,8 @@ def main() -> int:
             for name, own in networks(network, seed).items():
                 if name not in args.methods:
                     continue
-                config = CalibratorConfig(seed=seed) if own is None else CalibratorConfig(seed=seed, rungs=WITH_FLIPS)
+                rungs = LADDER if own is None else WITH_FLIPS
+                config = CalibratorConfig(seed=seed, rungs=rungs, flip_rates=tuple(args.rates))
                 for guarded in (True, False):
                     method = name if guarded else f"{name} free"
                     for (phase,) in protocol.streams:
@@ -141,6 +150,7 @@ def main() -> int:
         "rows": rows,
     }
     stem = "flips" + ("" if args.reported else "_choices")
+    stem += "" if own_rates(args) is None else f"_{args.rates[0]:g}_{args.rates[1]:g}"
     (RESULTS / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
     for line in result["table"]:
         print(json.dumps(line))
