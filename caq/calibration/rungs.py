@@ -269,10 +269,10 @@ class Ladder:
         self, fresh: int, now: Learnt, x: NDArray[np.int16], y: NDArray[np.int16], deadline: Deadline
     ) -> Proposal:
         assert self._domains is not None and now.domain is not None  # else it is passed over, and `prepared` has it
-        known, nothing = y != UNLABELLED, self._toward(now, now.parameters)
+        known, nothing, turn = y != UNLABELLED, self._toward(now, now.parameters), self._domains_turn(now, fresh)
         try:
             domain, parameters = self._domains.seen(now.domain, x[:fresh], x[known], y[known], deadline.check)
-            now, turn = replace(now, domain=domain), self._domains_turn(now, fresh)
+            now = replace(now, domain=domain)
             if not turn:
                 return now, nothing, None
             twins = self._domains.propose(domain, parameters, deadline.check)
