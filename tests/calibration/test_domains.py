@@ -19,7 +19,7 @@ from caq.calibration.state import State, from_bytes, to_bytes
 from caq.calibration.twins import Calibration, Twins, gate_of, gate_shift, gate_tensor, side_by_side
 from caq.conditional import Branch, ConditionalGate
 from caq.engine import Engine
-from caq.errors import ConfigError, StateFormatError
+from caq.errors import AssignmentError, ConfigError, StateFormatError
 from caq.graph import Graph, Op
 from tests import models
 from tests.calibration.streams import core_of, drifted, source
@@ -346,6 +346,41 @@ def test_a_binding_has_room_for_what_is_adopted(lean):
         np.testing.assert_array_equal(bound.y, plain.run(x[0]))
         assert engine.run_routed(x)[1].any() or point not in gates
     assert bound._program is engine.program and len(bound._memory[2]) >= engine.program.arena_bytes
+
+
+class After:
+    """A lock that another thread gets first: what it does is done before the caller has it."""
+
+    def __init__(self, engine, work):
+        self.engine, self.real, self.work = engine, engine._lock, work
+        engine._lock = self
+
+    def __enter__(self):
+        self.engine._lock = self.real
+        self.work()
+        self.real.acquire()
+
+    def __exit__(self, *_):
+        self.real.release()
+
+
+def test_plans_are_of_what_is_adopted_when_they_are_built(world):
+    model, _, core, stream, y = world
+    found = fed(Calibrator(model, core, config=FREE), stream, y)
+    gated, (parameters, gates) = Engine(model), (found.model.parameters, found.gates)
+    gated.adopt(parameters, gates)
+    engine = Engine(model)
+    After(engine, lambda: engine.adopt(parameters, gates))
+    assert len(engine.build_point("w4a4").assignments) == 2  # and what it keeps for a later switch
+    engine.select("w4a4")
+    gated.select("w4a4")
+    np.testing.assert_array_equal(engine.run_routed(stream)[1], gated.run_routed(stream)[1])
+    After(gated, lambda: gated.adopt(model.parameters))
+    assert len(gated.build_point("w8a8").assignments) == 1
+    own = next(p for p in model.points if p.name == "mixed")
+    After(engine, lambda: engine.adopt(model.parameters))
+    with pytest.raises(AssignmentError, match="no parameter set"):  # the twin's, which was there a moment ago
+        engine.build(own.assignment, gates["mixed"].branches[1].parameter_set)
 
 
 def test_sets_that_no_point_runs_at_do_not_change_what_is_adopted(world):

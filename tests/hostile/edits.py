@@ -15,6 +15,9 @@ from tests.hostile.make import Draft, base, graph_of, take_apart
 
 Edit = Callable[[Draft], Any]
 
+#: More than any field may hold.
+HUGE = 10**400
+
 
 @dataclass(frozen=True)
 class Case:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from caq.errors import FormatError, SchemaError
-from tests.hostile.edits import Case, Edit, array, drop, put, reordered
+from tests.hostile.edits import HUGE, Case, Edit, array, drop, put, reordered
 from tests.hostile.make import Draft
 
-HUGE = 10**400
 AT = ("points", 4, 1)
 
 

@@ -14,6 +14,7 @@ from caq.costs import Budget, relative_cost
 from caq.data import Dataset, from_arrays, load
 from caq.engine import Engine
 from caq.errors import ConfigError
+from caq.graph import Assignment, Graph
 from caq.supernet import convert
 from caq.supernet.conditional import (
     BRANCHES,
@@ -65,13 +66,19 @@ def test_branches_differ_after_the_gate_only(digits: Dataset, name: str) -> None
     assert macs <= sum(layer.macs for layer in graph.layers) / 4
 
 
+def two_branches(graph: Graph, tensor: int) -> tuple[Assignment, Assignment]:
+    """8 bits everywhere, and weights of 2 after the gate."""
+    narrow = list(graph.uniform(8))
+    for i in free_layers(graph, tensor)[0]:
+        narrow[i] = narrow[i]._replace(weight=2)
+    return graph.uniform(8), tuple(narrow)
+
+
 def test_statistics_before_the_gate_are_those_of_the_first_branch(digits: Dataset) -> None:
     supernet, prepared = made(digits, "resnet8")
     graph, t = supernet.graph, gate_tensor(supernet.graph)
-    wide = list(graph.uniform(8))
-    for i in free_layers(graph, t)[0]:
-        wide[i] = wide[i]._replace(weight=2)
-    found = estimate_branches(supernet, prepared.train, Branches(t, (graph.uniform(8), tuple(wide))))
+    assignments = two_branches(graph, t)
+    found = estimate_branches(supernet, prepared.train, Branches(t, assignments))
     for layer, known in zip(supernet.layers, graph.layers, strict=True):
         if layer.norm is not None:
             one, other = (layer.norm.mean[row] for _, row in found)
@@ -82,10 +89,7 @@ def test_statistics_before_the_gate_are_those_of_the_first_branch(digits: Datase
 def test_rows_that_were_trained_are_kept_after_the_gate_only(digits: Dataset) -> None:
     supernet, prepared = made(digits, "resnet8")
     graph, t = supernet.graph, gate_tensor(supernet.graph)
-    wide = list(graph.uniform(8))
-    for i in free_layers(graph, t)[0]:
-        wide[i] = wide[i]._replace(weight=2)
-    assignments = (graph.uniform(8), tuple(wide))
+    assignments = two_branches(graph, t)
     rows = [supernet.add_row(assignment) for assignment in assignments]
     norms = [(layer.norm, known.op < t) for layer, known in zip(supernet.layers, graph.layers, strict=True)]
     for norm, _ in norms:
