@@ -17,9 +17,9 @@ along directions that the samples hardly ask for.
 
 Codes: for each class a unit u and multiplicands m of some bits, near the least of (m u - W) A (m u - W), A the
 features' covariance: the unit by search, multiplicands by rounding and then one after the other, each making up for the
-errors of the others (coordinate descent, as Nagel et al., "Up or down?", 2020, ask for, on all samples at once). What
-rounding moves the mean of the outputs by, the bias takes back. Last, single codes move by one where that lowers the
-loss itself: errors at 2 bits are so large that the loss is no quadratic of them any more.
+errors of the others (coordinate descent, as Nagel et al., "Up or down?", 2020, ask for, on all samples at once; at 8
+bits rounding is enough). What rounding moves the mean of the outputs by, the bias takes back. Last, single codes move
+by one where that lowers the loss itself: errors at 2 bits are so large that the loss is no quadratic of them any more.
 
 K classes, D features, N samples.
 """
@@ -120,7 +120,7 @@ def fit_classifier(problem: Problem, check: Check = lambda: None, most: int = ST
 
 def deviations(x: NDArray[np.float64], y: NDArray[np.integer]) -> NDArray[np.float64]:
     """Rows (N, D) whose products' sum is the covariance of samples x (N, D) within their classes y (N,)."""
-    found, known = x.copy(), np.unique(y)
+    found, known = x.copy(), sorted(set(y.tolist()))
     for label in known:
         found[y == label] -= x[y == label].mean(0)
     return found / np.sqrt(max(len(y) - len(known), 1))
@@ -143,7 +143,7 @@ def round_weights(
         better = error < least
         least, unit = np.where(better, error, least), np.where(better, u, unit)
         m[better] = rounded[better]
-    for _ in range(_PASSES):
+    for _ in range(_PASSES if width != TOP_WIDTH else 0):
         slope, before = (m * unit[:, None] - weights) @ covariance, m.copy()
         for j in range(m.shape[1]):
             if j % _CHECKED == 0:

@@ -186,7 +186,7 @@ def cover(
             leaving, coming = np.flatnonzero(inside)[spare[which]], np.flatnonzero(~inside & (y == label))
             if stays is not None and not stays[leaving].all():
                 leaving = leaving[~stays[leaving]]
-            gap = np.abs(levels[leaving][:, None] - np.unique(levels[coming])).min(axis=1)
+            gap = np.abs(levels[leaving][:, None] - sorted(set(levels[coming].tolist()))).min(axis=1)
             out = rng.choice(leaving[gap == gap.min()])
             gap = np.abs(levels[coming] - levels[out])
             inside[out], inside[rng.choice(coming[gap == gap.min()])] = False, True
@@ -356,7 +356,7 @@ class CoreSet:
             bits = tuple(int(w) for w in widths)
             if check_widths(bits) != bits or ids.shape != y.shape or seen.shape != (1,):
                 raise DataError("widths, ids or seen do not fit")
-            if seen[0] < 0 or (ids >= seen[0]).any() or len(np.unique(ids)) != len(ids):
+            if seen[0] < 0 or (ids >= seen[0]).any() or len(set(ids.tolist())) != len(ids):
                 raise DataError("ids repeat, or are of samples that were not seen")
             _checked(x, y, misses.T, bits)
         except (KeyError, ValueError, TypeError) as e:

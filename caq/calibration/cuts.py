@@ -26,7 +26,7 @@ _LOWEST, _HIGHEST = -(2**15), 2**15 - 1
 #: Outputs are measured in units of 2**-shift codes: first fine ones, and coarser while any of them leaves 16 bits.
 _SHIFTS = (6, 4, 2, 0, -4, -8)
 #: Samples that are run at once: enough for the kernels, and few enough to keep a large layer's outputs small.
-_BATCH = 64
+_BATCH = 8
 
 
 class Moments(NamedTuple):

@@ -122,7 +122,7 @@ class Guard:
         right = np.stack([np.asarray(labels) == self._y for labels in predictions.values()])
         return Scores(
             dict(zip(predictions, right.mean(axis=1).tolist(), strict=True)),
-            {int(c): float(right[:, self._y == c].mean()) for c in np.unique(self._y)},
+            {int(c): float(right[:, self._y == c].mean()) for c in sorted(set(self._y.tolist()))},
             float(right[:, self._factory].mean()) if self._factory.any() else None,
         )
 
@@ -138,7 +138,7 @@ def hold_out(core: CoreSet, share: float = 0.3, seed: int = 0) -> tuple[CoreSet,
         raise ConfigError(f"share {share}: a share between 0 and 1 is expected")
     rank = np.array([np.random.default_rng([seed, abs(i), int(i < 0)]).random() for i in core.ids.tolist()])
     held = np.zeros(len(core), bool)
-    for label in np.unique(core.y[core.y != UNLABELLED]):
+    for label in sorted(set(core.y[core.y != UNLABELLED].tolist())):
         members = np.flatnonzero(core.y == label)
         count = max(round(share * len(members)), int(len(members) > 1))
         held[members[np.argsort(rank[members])][:count]] = True
