@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 #: Share of the source's samples that may take the twin, by the samples that the gate is fitted to; between two of them,
 #: so of few samples a few percent more.
 TO_TWIN = 0.1
-#: Samples of the stream that gates are fitted to: the last ones.
-_LAST = 100
+#: Samples of the stream that gates are fitted to: the last ones; and those that twins' statistics weigh as at most. A
+#: domain is not to be mixed with the one before, and the source, which a set's own are to suit too, is no concern.
+_LAST, _MEMORY = 100, 100.0
 #: Steps of the classifier's fit: statistics have brought features to where the factory's is nearly right.
 _FIT_STEPS = 60
 #: Of the gate's regression: how strongly weights of standardised sums are drawn to 0, and its steps.
@@ -103,7 +104,7 @@ class DomainRung:
     """Proposes twins and their gates, one set after the other, for a `coded` model with the factory's parameters.
 
     sets: all of them. source: (N, H, W, C) int16 codes of all source samples, which statistics are brought back to;
-    fitted: those of them that gates are fitted to. prior, memory: see StatisticsRung. head: the rung of the classifier,
+    fitted: those of them that gates are fitted to. prior: see StatisticsRung. head: the rung of the classifier,
     or None without; most: labelled samples that are kept for it.
     """
 
@@ -114,7 +115,6 @@ class DomainRung:
         source: NDArray[np.int16],
         fitted: NDArray[np.int16],
         prior: float,
-        memory: float,
         head: HeadRung | None,
         most: int,
     ) -> None:
@@ -123,7 +123,7 @@ class DomainRung:
         self._tensor, self._shift = gate_tensor(graph), gate_shift(graph)
         fixed = np.zeros((len(model.parameters.gain), len(graph.layers)), bool)
         fixed[:, [layer.index for layer in graph.layers if layer.op < self._tensor]] = True
-        self._statistics = StatisticsRung(model, source, prior, memory, fixed)
+        self._statistics = StatisticsRung(model, source, prior, _MEMORY, fixed)
         self._before = up_to(model, self._tensor) if self._tensor else None
         self._source: dict[int, NDArray[np.int64]] = {}
         self._factory = model.parameters.replace(head=factory_head(model, sets))

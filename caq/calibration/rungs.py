@@ -93,9 +93,7 @@ class Ladder:
             self._fixed[:, [layer.index for layer in model.graph.layers if layer.op < gate_tensor(model.graph)]] = True
             from caq.calibration.domains import DomainRung  # as those who do not ask for it do without
 
-            self._domains = DomainRung(
-                model, sets, source, self._x, config.prior, config.memory, self._head, config.head_samples
-            )
+            self._domains = DomainRung(model, sets, source, self._x, config.prior, self._head, config.head_samples)
 
     def _head_rung(self, gated: bool) -> HeadRung | None:
         try:

@@ -46,7 +46,7 @@ def fed(calibrator, x, y, batch=40):
 
 def rung_of(model):
     plain, x = coded(model), model.encode(models.samples(model, 40))[0].astype(np.int16)
-    return DomainRung(plain, parameter_sets(model), x, x, 64.0, 200.0, None, 400)
+    return DomainRung(plain, parameter_sets(model), x, x, 64.0, None, 400)
 
 
 def test_a_gate_reads_what_several_operations_do_and_little_is_before():
