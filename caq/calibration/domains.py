@@ -9,8 +9,8 @@ knows spoil clean ones. So a set gets a twin (caq.calibration.twins; domain-spec
     classifier    where there are labels: fitted to features under those statistics and to the source's under the
                   factory's, which they are brought back to (caq.calibration.head)
     gate          logistic regression on channel sums, of the core set's samples of the source and the last of the
-                  stream, both with the same weight; moved until about TO_TWIN of the source's take the twin at most,
-                  and rounded to integers
+                  stream, both with the same weight; moved until TO_TWIN of the source's would take the twin at most,
+                  each by a gate that was fitted without it, and rounded to integers
 
 Layers before the gate's tensor stay the factory's.
 
@@ -38,9 +38,8 @@ from caq.plan import Parameters
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Share of the source's samples that may take the twin, by the samples that the gate is fitted to; between two of them,
-#: so of few samples a few percent more.
-TO_TWIN = 0.1
+#: Share of the source's samples that may take the twin.
+TO_TWIN = 0.15
 #: Samples of the stream that gates are fitted to: the last ones; and those that twins' statistics weigh as at most. A
 #: domain is not to be mixed with the one before, and the source, which a set's own are to suit too, is no concern.
 _LAST, _MEMORY = 100, 100.0
@@ -48,6 +47,8 @@ _LAST, _MEMORY = 100, 100.0
 _FIT_STEPS = 60
 #: Of the gate's regression: how strongly weights of standardised sums are drawn to 0, and its steps.
 _RIDGE, _STEPS = 1.0, 15
+#: A sample that alone says what its score is leaves at least this much of it to others.
+_LEAST_LEFT = 0.05
 #: Deviations of channels below this part of the largest count as that, so that no weight explodes.
 _FLOOR = 1e-3
 
@@ -179,7 +180,7 @@ class DomainRung:
         return Twins(parameters, gates)
 
 
-def quantile(values: NDArray[np.integer], q: float) -> float:
+def quantile(values: NDArray[Any], q: float) -> float:
     """As np.quantile, which imports a MiB of numpy (numpy.ma)."""
     return float(np.interp(q * (len(values) - 1), np.arange(len(values)), np.sort(values)))
 
@@ -200,13 +201,17 @@ def fit_gate(source: NDArray[np.integer], stream: NDArray[np.integer]) -> tuple[
     b = np.zeros(z.shape[1])
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(z @ b, -30, 30)))
-        hessian = (z * (samples * p * (1 - p))[:, None]).T @ z + np.diag(ridge)
-        b -= np.linalg.solve(hessian, z.T @ (samples * (p - of_stream)) + ridge * b)
+        curvature, wrong = samples * p * (1 - p), samples * (p - of_stream)
+        hessian = (z * curvature[:, None]).T @ z + np.diag(ridge)
+        b -= np.linalg.solve(hessian, z.T @ wrong + ridge * b)
+    # What a sample's score would be without it, by one step of Newton's from the fit with it (Cook and Weisberg, 1982).
+    leverage = (z * np.linalg.solve(hessian, z.T).T).sum(1)
+    without = leverage * wrong / np.maximum(1 - leverage * curvature, _LEAST_LEFT)
     real = b[:-1] / scale
     unit = 127 / max(float(np.abs(real).max()), 1e-12)
     weights = np.rint(real * unit).astype(np.int8)
     bias = (b[-1] - float(real @ x.mean(0))) * unit
-    scores = source @ weights.astype(np.int64)
-    if len(scores):
+    scores = source @ weights.astype(np.int64) + unit * without[: len(source)]
+    if len(source):
         bias = min(bias, -quantile(scores, 1 - TO_TWIN))
     return weights, int(np.clip(np.floor(bias), -SCORE_LIMIT // 2, SCORE_LIMIT // 2))

@@ -81,6 +81,18 @@ def test_a_gate_tells_domains_apart_and_spares_the_source():
     assert nothing[0].shape == (3,)
 
 
+def test_of_samples_that_a_gate_never_saw_as_few_take_the_twin():
+    rng, seen, unseen = np.random.default_rng(0), [], []
+    for _ in range(40):  # as many channels and as few samples as a core set has
+        source = np.rint(rng.standard_normal((470, 16)) * 100).astype(np.int64)
+        stream = np.rint((rng.standard_normal((100, 16)) + 0.2) * 100).astype(np.int64)
+        weights, bias = fit_gate(source[:70], stream)
+        to_twin = source @ weights.astype(int) + bias > 0
+        seen.append(to_twin[:70].mean())
+        unseen.append(to_twin[70:].mean())
+    assert abs(np.mean(unseen) - TO_TWIN) < 0.02 and np.mean(seen) < TO_TWIN - 0.03
+
+
 @pytest.mark.parametrize("seed", [0, 2, 5])
 @pytest.mark.parametrize("lean", [False, True])
 def test_inputs_take_the_set_or_its_twin_and_get_its_bits(seed, lean):
