@@ -1,6 +1,6 @@
 """A calibration step on ResNet-8 in its thread: its time and memory, and what it costs inference in another thread.
 
-    python -m benchmarks.calibrate_beside [--rounds 10] [--seconds 3]
+    python -m benchmarks.calibrate_beside [--rounds 10] [--seconds 3] [--without-twins]
 
 An untrained ResNet-8 for 32 x 32 x 3 images at 2, 4 and 8 bits, a core set of 20, steps of 20 labelled samples by
 `caq.calibration.background.BackgroundCalibrator` as a Runtime runs it; everything in a process without torch.
@@ -95,15 +95,15 @@ def resident(name: str) -> int:
     raise KeyError(name)
 
 
-def calibrator_of(path: str, domain: bool) -> Calibrator:
+def calibrator_of(path: str, twins: bool) -> Calibrator:
     """Imported late: what its code takes is measured."""
     from caq.calibration.calibrator import Calibrator
-    from caq.calibration.config import LADDER, WITH_DOMAIN, CalibratorConfig
+    from caq.calibration.config import LADDER, WITHOUT_TWINS, CalibratorConfig
 
-    return Calibrator(path, read_core(path), config=CalibratorConfig(rungs=WITH_DOMAIN if domain else LADDER))
+    return Calibrator(path, read_core(path), config=CalibratorConfig(rungs=LADDER if twins else WITHOUT_TWINS))
 
 
-def alone(path: str, domain: bool) -> dict[str, Any]:
+def alone(path: str, twins: bool) -> dict[str, Any]:
     """Memory and time of the steps of a calibrator in a fresh process, without a thread and as urgent as others."""
     x, y = samples()
     engine = caq.Engine(path)
@@ -114,7 +114,7 @@ def alone(path: str, domain: bool) -> dict[str, Any]:
 
     np.random.default_rng(0)
     code = resident("VmRSS")
-    calibrator = calibrator_of(path, domain)
+    calibrator = calibrator_of(path, twins)
     wall, cpu = [], []
     for i in range(5):
         begin, used = time.perf_counter(), time.thread_time()
@@ -136,12 +136,12 @@ def alone(path: str, domain: bool) -> dict[str, Any]:
     return {name: round(value, 2) for name, value in found.items()}
 
 
-def beside(path: str, domain: bool, rounds: int, seconds: float, pause_s: float) -> dict[str, Any]:
+def beside(path: str, twins: bool, rounds: int, seconds: float, pause_s: float) -> dict[str, Any]:
     """Latencies of inference, idle and during steps, and the times of those."""
     from caq.calibration.background import BackgroundCalibrator
 
     x, y = samples()
-    calibrator = calibrator_of(path, domain)
+    calibrator = calibrator_of(path, twins)
     wall, cpu = [], []
     step = calibrator._step  # timed here, because its own record has rungs, and not the CPU
 
@@ -204,19 +204,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=3.0, help="of a window")
-    parser.add_argument("--domain", action="store_true", help="with the rung of domains")
+    parser.add_argument("--without-twins", dest="twins", action="store_false", help="of sets, for other domains")
     parser.add_argument("--child", nargs=2, metavar=("WHAT", "ARTIFACT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child is not None:
         what, path = args.child
         pause_s = PAUSE_S if what == "paced" else 0.0
         if what == "alone":
-            found = alone(path, args.domain)
+            found = alone(path, args.twins)
         else:
-            found = beside(path, args.domain, args.rounds, args.seconds, pause_s)
+            found = beside(path, args.twins, args.rounds, args.seconds, pause_s)
         print(json.dumps(found))
         return 0
-    options = ["--rounds", str(args.rounds), "--seconds", str(args.seconds), *(["--domain"] if args.domain else [])]
+    without = [] if args.twins else ["--without-twins"]
+    options = ["--rounds", str(args.rounds), "--seconds", str(args.seconds), *without]
     result: dict[str, Any] = {
         "command": f"python -m benchmarks.calibrate_beside {' '.join(options)}",
         "machine": platform.platform(),
@@ -234,7 +235,7 @@ def main() -> int:
         for what in ("alone", "back_to_back", "paced"):
             command = [sys.executable, "-m", "benchmarks.calibrate_beside", *options, "--child", what, path]
             result[what] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    (RESULTS / f"calibrate_beside{'_domain' if args.domain else ''}.json").write_text(
+    (RESULTS / f"calibrate_beside{'' if args.twins else '_without_twins'}.json").write_text(
         json.dumps(result, indent=1) + "\n"
     )
     print(json.dumps(result, indent=1))

@@ -32,7 +32,7 @@ import torch
 from benchmarks.calibrate_stream import CORE, accuracy
 from benchmarks.calibrate_streams import DEV, REPORTED, WIDTHS, Phase, Protocol, usc_had
 from caq.calibration.calibrator import Calibrator, make_core
-from caq.calibration.config import LADDER, WITH_FLIPS, CalibratorConfig
+from caq.calibration.config import WITH_FLIPS, WITHOUT_TWINS, CalibratorConfig
 from caq.calibration.core import CoreSet
 from caq.model import Model
 from caq.progress import progress
@@ -132,7 +132,7 @@ def main() -> int:
             for name, own in networks(network, seed).items():
                 if name not in args.methods:
                     continue
-                rungs = LADDER if own is None else WITH_FLIPS
+                rungs = WITHOUT_TWINS if own is None else WITH_FLIPS
                 config = CalibratorConfig(seed=seed, rungs=rungs, flip_rates=tuple(args.rates))
                 for guarded in (True, False):
                     method = name if guarded else f"{name} free"

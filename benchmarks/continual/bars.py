@@ -17,7 +17,7 @@ from benchmarks.calibrate_streams import WIDTHS
 from benchmarks.continual.stream import last
 
 RESULTS = Path(__file__).parent.parent / "results"
-OURS = ("ours", "ours_domain", "ours_unguarded")
+OURS = ("ours", "ours_sets", "ours_unguarded")
 #: What is compared: whose figure is taken from ours, on what, and the least difference at each width.
 BARS = {
     "target above no adaptation": ("none", "target", 0.0),

@@ -9,7 +9,7 @@
     er, der_pp, er_ace, a_gem   replay with back-propagation
     lsq             back-propagation on the whole core set and the batch: an upper bound
     ours            the calibrator, with labels; half of the core set's bytes are features of source samples
-    ours_domain     with twins of the sets for another domain, and gates
+    ours_sets       without twins of the sets for another domain, and gates
     ours_unguarded  without its guard; ours_core: all bytes are the core set's, as they are in all that follow
     ours_unlabelled without labels; ours_headless: statistics and biases alone
     ours_random     with a core set drawn at random; ours_fixed: with one that no sample of the stream comes into
@@ -25,7 +25,7 @@ from dataclasses import replace
 from benchmarks.continual.forward import BiasCorrection, Unchanged, ZerothOrder, ZerothOrderSettings
 from benchmarks.continual.ours import BATCH_NORM, Ours, random_core, with_features
 from benchmarks.continual.start import Codes, Labels, Method, Start
-from caq.calibration.config import WITH_DOMAIN, CalibratorConfig
+from caq.calibration.config import WITHOUT_TWINS, CalibratorConfig
 from caq.model import Model
 
 #: The best of benchmarks.continual.choose at 5 passes over a batch; 10 take twice the time and gain 0.9 points.
@@ -88,7 +88,7 @@ def backprop(name: str, rate: float = RATE, epochs: int = EPOCHS) -> Callable[[S
 
 
 #: Methods whose artifact has features of source samples.
-FEATURED = ("ours", "ours_unguarded", "ours_domain")
+FEATURED = ("ours", "ours_unguarded", "ours_sets")
 BACKPROP = ("er", "der_pp", "er_ace", "a_gem", "lsq")
 METHODS: dict[str, Callable[[Start], Method]] = {
     "none": Unchanged,
@@ -101,7 +101,7 @@ METHODS: dict[str, Callable[[Start], Method]] = {
     "qzo": lambda start: ZerothOrder(start, ZEROTH_ORDER),
     **{name: backprop(name) for name in BACKPROP},
     "ours": lambda start: Ours(with_features(start), CalibratorConfig()),
-    "ours_domain": lambda start: Ours(with_features(start), CalibratorConfig(rungs=WITH_DOMAIN)),
+    "ours_sets": lambda start: Ours(with_features(start), CalibratorConfig(rungs=WITHOUT_TWINS)),
     "ours_core": _ours(CalibratorConfig()),
     "ours_unlabelled": _ours(CalibratorConfig(), labelled=False),
     "ours_headless": _ours(CalibratorConfig(rungs=("statistics", "biases"))),

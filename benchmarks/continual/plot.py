@@ -20,7 +20,7 @@ DRAWN = {
     "lsq": ("LSQ on everything", "tab:red"),
     "ours_unguarded": ("ours without its guard", "tab:cyan"),
     "ours": ("ours", "tab:blue"),
-    "ours_domain": ("ours with twins", "tab:green"),
+    "ours_sets": ("ours without twins", "tab:green"),
 }
 
 

@@ -10,10 +10,11 @@ from caq.errors import ConfigError
 
 #: What there is, from the cheapest.
 RUNGS = ("statistics", "biases", "head", "domain", "flips")
-#: What is there if nothing is said: without what needs a network in the artifact, and without a second set for each.
-LADDER = RUNGS[:3]
-#: With one or the other; codes of layers that domains share may not flip, so not with both.
-WITH_DOMAIN, WITH_FLIPS = (*LADDER, "domain"), (*LADDER, "flips")
+#: What is there if nothing is said: without what needs a network in the artifact.
+LADDER = RUNGS[:4]
+#: Without a second set for each; and with flips instead, as codes of layers that domains share may not flip.
+WITHOUT_TWINS = LADDER[:3]
+WITH_FLIPS = (*WITHOUT_TWINS, "flips")
 #: Floors against disaster, wider than the guard's own: a slice of a core set has a few samples of a class. Gain and
 #: forgetting are measured in cross entropy (caq.calibration.judge).
 LIMITS = Limits(gain=None, point=0.1, class_=0.5, factory=0.05)

@@ -28,7 +28,7 @@ from caq.calibration.head import Examples, HeadRung
 from caq.calibration.sets import ParameterSet, factory_head, run, up_to
 from caq.calibration.state import Arrays, owned
 from caq.calibration.statistics import Check, Running, StatisticsRung
-from caq.calibration.twins import Twins, gate_of, gate_shift, gate_tensor
+from caq.calibration.twins import Twins, gate_of, gate_shift, gate_tensor, layers_before
 from caq.conditional import SCORE_LIMIT
 from caq.errors import StateFormatError
 from caq.model import Model
@@ -123,7 +123,7 @@ class DomainRung:
         self._model, self._sets, self._fitted, self._head, self._most = model, sets, fitted, head, most
         self._tensor, self._shift = gate_tensor(graph), gate_shift(graph)
         fixed = np.zeros((len(model.parameters.gain), len(graph.layers)), bool)
-        fixed[:, [layer.index for layer in graph.layers if layer.op < self._tensor]] = True
+        fixed[:, [layer.index for layer in layers_before(graph)]] = True
         self._statistics = StatisticsRung(model, source, prior, _MEMORY, fixed)
         self._before = up_to(model, self._tensor) if self._tensor else None
         self._source: dict[int, NDArray[np.int64]] = {}

@@ -18,14 +18,14 @@ from caq.calibration.flips import FlipsRung, flips_of, positions
 from caq.calibration.head import Fit, HeadRung
 from caq.calibration.judge import Judged, held_out
 from caq.calibration.learnt import Learnt, classes
-from caq.calibration.sets import ParameterSet, blended, factory_head, logits
+from caq.calibration.sets import ParameterSet, blended, factory_head, logits, with_rows
 from caq.calibration.state import random_from_array, random_to_array
 from caq.calibration.statistics import Check, StatisticsRung
-from caq.calibration.twins import Calibration, gate_tensor
+from caq.calibration.twins import Calibration, layers_before
 from caq.conditional import ConditionalGate, prefix_rows
 from caq.errors import ConfigError, UnsupportedError
 from caq.model import Model
-from caq.plan import Parameters
+from caq.plan import Parameters, affine
 from caq.quant import MIN_WIDTH, TOP_WIDTH
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Ladder:
         self._head = self._head_rung(bool(gates)) if "head" in config.rungs else None
         self._domains: DomainRung | None = None
         if "domain" in config.rungs and not gates:
-            self._fixed[:, [layer.index for layer in model.graph.layers if layer.op < gate_tensor(model.graph)]] = True
+            self._fixed[:, [layer.index for layer in layers_before(model.graph)]] = True
             from caq.calibration.domains import DomainRung  # as those who do not ask for it do without
 
             self._domains = DomainRung(model, sets, source, self._x, config.prior, self._head, config.head_samples)
@@ -108,13 +108,14 @@ class Ladder:
     def prepared(self, learnt: Learnt) -> Learnt:
         """With what rungs need: the factory's codes of the classifier, and what is to be known of a domain.
 
-        Of a state that was learnt with other rungs, twins are dropped that nothing would follow the stream with; and
-        where there are to be some, sets begin at the factory, as they share their first layers with them.
+        Of a state that was learnt with other rungs, twins are dropped that nothing would follow the stream with; where
+        there are to be some, sets begin at the factory that could not share their first layers with them.
         """
         if self._domains is None:
             learnt = replace(learnt, domain=None)
         elif learnt.domain is None:
-            learnt = replace(learnt, parameters=self._model.parameters, domain=self._domains.nothing())
+            none, parameters = np.zeros((0, 0), np.int8), self._shareable(learnt.parameters)
+            learnt = replace(learnt, parameters=parameters, latents=none, domain=self._domains.nothing())
         if self._flips is not None and learnt.parameters.flips is None:
             none = np.zeros((len(self._sets), self._model.graph.weights), np.int8)
             learnt = replace(learnt, parameters=learnt.parameters.replace(flips=none), latents=none)
@@ -122,6 +123,21 @@ class Ladder:
             return learnt
         parameters = learnt.parameters.replace(head=factory_head(self._model, self._sets))
         return replace(learnt, parameters=parameters)
+
+    def _shareable(self, parameters: Parameters) -> Parameters:
+        """`parameters` with the factory's of sets that have flips, or others before the gate."""
+        factory, before = self._model.parameters, layers_before(self._model.graph)
+        own = parameters.replace(flips=None)
+        changed = np.zeros(len(self._sets), bool)
+        for layer in before:
+            for row in range(len(changed)):
+                pairs = zip(affine(own, layer, row), affine(factory, layer, row), strict=True)
+                changed[row] |= not all(np.array_equal(a, b) for a, b in pairs)
+        if parameters.flips is not None:
+            changed |= parameters.flips.any(axis=1)
+        if parameters.head is not None:
+            factory = factory.replace(head=factory_head(self._model, self._sets))
+        return with_rows(own, tuple(which for which in self._sets if changed[which.row]), factory)
 
     def _flips_rung(self) -> FlipsRung:
         model, (low, high) = self._model, self._config.flip_rates

@@ -21,7 +21,7 @@ from caq.calibration.sets import CODES, ROWS, ParameterSet, with_rows
 from caq.calibration.state import Arrays
 from caq.conditional import SCORE_LIMIT, Branch, ConditionalGate, check_gate, check_prefix
 from caq.errors import SchemaError, StateFormatError
-from caq.graph import Cost, Graph
+from caq.graph import Cost, Graph, Layer
 from caq.model import Model, OperatingPoint
 from caq.plan import Parameters
 from caq.planes import check_head
@@ -52,6 +52,11 @@ def gate_tensor(graph: Graph) -> int:
         if low >= -128 and high <= 255 and sum(t in op.inputs for op in graph.ops) > 1:
             return t
     return 0
+
+
+def layers_before(graph: Graph) -> list[Layer]:
+    """What a set and its twin have alike."""
+    return [layer for layer in graph.layers if layer.op < gate_tensor(graph)]
 
 
 def gate_shift(graph: Graph) -> int:

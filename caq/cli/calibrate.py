@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from caq import artifact
 from caq.calibration.calibrator import Calibrator, make_core
-from caq.calibration.config import WITH_DOMAIN, WITH_FLIPS, CalibratorConfig
+from caq.calibration.config import WITH_FLIPS, WITHOUT_TWINS, CalibratorConfig
 from caq.calibration.core import CoreSet
 from caq.calibration.sets import coded, logits, parameter_sets
 from caq.cli.arguments import MAX_SEED, add_artifact, add_data, add_seed, domains, positive, whole
@@ -29,7 +29,7 @@ CORE_SIZE = 200
 HELP = "calibrate an artifact on a stream of another domain, and measure every width on it and on the source"
 METHODS = {
     "ladder": CalibratorConfig(),
-    "domain": CalibratorConfig(rungs=WITH_DOMAIN),
+    "sets": CalibratorConfig(rungs=WITHOUT_TWINS),
     "flips": CalibratorConfig(rungs=WITH_FLIPS),
     "bn": CalibratorConfig(rungs=("statistics",), guarded=False),
     "none": None,

@@ -196,7 +196,8 @@ def test_every_answer_is_that_of_one_plan_that_was_in_force(world, started, monk
     adopt = engine.adopt
 
     def noted(parameters, gates):
-        other = Engine(engine.model.replace(parameters=parameters))
+        other = Engine(world[0])
+        other.adopt(parameters, gates)
         other.select(engine.point)
         known.add(other.run(probe).tobytes())
         adopt(parameters, gates)

@@ -34,12 +34,12 @@ def test_steps_import_no_masked_arrays(tmp_path):
 from pathlib import Path
 import numpy as np
 from caq.calibration.calibrator import Calibrator
-from caq.calibration.config import WITH_DOMAIN, CalibratorConfig
+from caq.calibration.config import CalibratorConfig
 from caq.calibration.core import CoreSet
 from caq.calibration.state import from_bytes
 here = Path({str(tmp_path)!r})
 core = CoreSet.from_arrays(from_bytes((here / "core").read_bytes()).part("core"))
-config = CalibratorConfig(rungs=WITH_DOMAIN, guarded=False)
+config = CalibratorConfig(guarded=False)
 calibrator = Calibrator(here / "x.caq", core, here / "state", config=config)
 x, y = np.load(here / "x.npy"), np.load(here / "y.npy")
 for i in range(0, 120, 30):

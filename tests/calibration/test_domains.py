@@ -10,13 +10,13 @@ import pytest
 import caq
 from caq.calibration.biases import output_layer, with_output_biases
 from caq.calibration.calibrator import Calibrator
-from caq.calibration.config import LADDER, WITH_DOMAIN, CalibratorConfig
+from caq.calibration.config import LADDER, WITHOUT_TWINS, CalibratorConfig
 from caq.calibration.domains import TO_TWIN, Domain, DomainRung, fit_gate
 from caq.calibration.guard import Limits
 from caq.calibration.learnt import Learnt
-from caq.calibration.sets import coded, logits, parameter_sets
+from caq.calibration.sets import ROWS, coded, factory_head, logits, parameter_sets
 from caq.calibration.state import State, from_bytes, to_bytes
-from caq.calibration.twins import Calibration, Twins, gate_of, gate_shift, gate_tensor, side_by_side
+from caq.calibration.twins import Calibration, Twins, gate_of, gate_shift, gate_tensor, layers_before, side_by_side
 from caq.conditional import Branch, ConditionalGate
 from caq.engine import Engine
 from caq.errors import AssignmentError, ConfigError, StateFormatError
@@ -25,7 +25,7 @@ from tests import models
 from tests.calibration.streams import core_of, drifted, source
 from tests.conditional_models import with_gate
 
-FREE = CalibratorConfig(rungs=WITH_DOMAIN, guarded=False)
+FREE = CalibratorConfig(guarded=False)
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +229,40 @@ def test_a_restart_changes_no_bit(world, tmp_path):
         Engine(path).adopt(fourth.model.parameters, fourth.gates)
 
 
+def test_states_of_other_rungs_keep_what_twins_can_share(world, tmp_path):
+    model, _, core, stream, y = world
+    caq.save(model, tmp_path / "x.caq")
+    for labels in (y[:80], None):
+        state = tmp_path / f"state{labels is None}"
+        with Calibrator(tmp_path / "x.caq", core, state, replace(FREE, rungs=WITHOUT_TWINS)) as first:
+            fed(first, stream[:80], labels)
+            before = first.model.parameters
+        with Calibrator(tmp_path / "x.caq", core, state, FREE) as second:
+            after = second.model.parameters
+            fed(second, stream[:80], labels)
+        assert not np.array_equal(before.gain, model.parameters.gain)
+        assert all(np.array_equal(getattr(before, name), getattr(after, name)) for name in (*ROWS, "head"))
+        Calibrator(tmp_path / "x.caq", core, state, FREE).close()
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_sets_that_twins_cannot_share_layers_with_begin_at_the_factory(head):
+    model = models.model(3)
+    x, sets = models.samples(model, 80), parameter_sets(model)
+    (first, *_) = layers_before(model.graph)
+    factory = model.parameters.replace(head=factory_head(model, sets) if head else None)
+    with Calibrator(model, core_of(model, x, np.arange(80) % 2)) as calibrator:
+        changed, flips = factory.gain.copy(), np.zeros((len(sets), model.graph.weights), np.int8)
+        changed[:, -1] += 1  # of the last layer, in all sets
+        changed[1, first.first_channel] += 1
+        flips[2, 0] = 1
+        found = calibrator._ladder._shareable(factory.replace(gain=changed, flips=flips))
+    assert found.flips is None and (found.head is not None) == head
+    as_before = [np.array_equal(a, b) for a, b in zip(found.gain, changed, strict=True)]
+    as_factory = [np.array_equal(a, b) for a, b in zip(found.gain, factory.gain, strict=True)]
+    assert as_before == [row not in (1, 2) for row in range(len(sets))] == [not same for same in as_factory]
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -283,7 +317,7 @@ def test_what_cannot_have_twins_says_so(world):
         record = next(r for r in calibrator.history if r["what"] == "domain")
         assert not record["promoted"] and "conditional points" in record["reasons"][0] and not calibrator.gates
     with pytest.raises(ConfigError, match="leave domain or flips out"):
-        CalibratorConfig(rungs=(*LADDER, "domain", "flips"))
+        CalibratorConfig(rungs=(*LADDER, "flips"))
 
 
 def test_points_of_widths_and_with_sets_of_their_own_have_gates(world):

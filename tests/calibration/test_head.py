@@ -9,7 +9,7 @@ import pytest
 
 from caq import artifact
 from caq.calibration.calibrator import Calibrator, make_core
-from caq.calibration.config import LADDER, CalibratorConfig
+from caq.calibration.config import WITHOUT_TWINS, CalibratorConfig
 from caq.calibration.head import (
     Examples,
     HeadRung,
@@ -247,7 +247,7 @@ def test_the_last_examples_stay(world):
 
 def test_statistics_and_biases_are_for_steps_without_labels_or_without_a_head(world):
     model, core, x, y = world
-    with Calibrator(model, core) as calibrator:
+    with Calibrator(model, core, config=CalibratorConfig(rungs=WITHOUT_TWINS)) as calibrator:
         calibrator.partial_fit(x[:40])
         calibrator.partial_fit(x[40:80], y[40:80])
         assert [r["what"] for r in calibrator.history] == ["statistics", "head"]
@@ -276,7 +276,7 @@ def test_time_that_is_over_leaves_sets_as_they_were_and_each_has_its_turn(world)
 def test_what_has_no_classifier_to_fit_is_passed_over_and_says_so(world):
     _, _, x, y = world
     gated = with_gate(models.model(15, dtype="float32"), 0, 3)
-    with Calibrator(gated, core_of(gated, x, y), config=CalibratorConfig(rungs=LADDER[1:])) as calibrator:
+    with Calibrator(gated, core_of(gated, x, y), config=CalibratorConfig(rungs=WITHOUT_TWINS[1:])) as calibrator:
         fed(calibrator, x[:40], y[:40])
         by_rung = {r["what"]: r for r in calibrator.history}
         assert set(by_rung) == {"biases", "head"} and calibrator.model.parameters.head is None

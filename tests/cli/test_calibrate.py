@@ -29,7 +29,7 @@ def arguments(made, *more):
     return ("calibrate", made / "x.caq", "--data", made / "x.npz", "--source-domains", 1, "--target-domain", 2, *more)
 
 
-@pytest.mark.parametrize("method", ["ladder", "domain", "bn", "none"])
+@pytest.mark.parametrize("method", ["ladder", "sets", "bn", "none"])
 def test_every_set_is_measured_after_every_batch(made, call, method):
     before = (made / "x.caq").read_bytes()
     found = call(*arguments(made, "--batches", 3, "--method", method, "--core-size", 40, "--json"))
@@ -42,8 +42,8 @@ def test_every_set_is_measured_after_every_batch(made, call, method):
     changed = rows[0]["target"] != rows[-1]["target"]
     assert changed == any(record["promoted"] for record in found.json["history"])
     assert {record["what"] for record in found.json["history"]} == {
-        "ladder": {"head"},
-        "domain": {"head", "domain"},
+        "ladder": {"head", "domain"},
+        "sets": {"head"},
         "bn": {"statistics"},
         "none": set(),
     }[method]
