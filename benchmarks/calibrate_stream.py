@@ -10,6 +10,7 @@ them choices were made (--dev shows those). Methods:
     unlabelled   the ladder, without labels
     biases       the ladder's second rung alone, with labels
     unguarded    the ladder without its guard, with labels
+    sets         the ladder without twins, with labels
     ladder       the ladder, with labels
 
 Accuracies are in %, of the target's test half and of the source's, after the last batch of each phase, mean over
@@ -34,10 +35,10 @@ import numpy as np
 from benchmarks.calibrate_beside import samples, untrained_resnet8
 from benchmarks.calibrate_streams import DEV, REPORTED, WIDTHS, Part, Phase, Protocol, kws12, usc_had
 from caq.calibration.calibrator import Calibrator, make_core
-from caq.calibration.config import CalibratorConfig
+from caq.calibration.config import WITHOUT_TWINS, CalibratorConfig
 from caq.calibration.core import CoreSet
+from caq.calibration.sets import coded, logits, parameter_sets
 from caq.model import Model
-from caq.native import NativePlan, Program, Tables
 from caq.progress import progress
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,17 +50,16 @@ METHODS: dict[str, tuple[CalibratorConfig, bool] | None] = {
     "unlabelled": (CalibratorConfig(), False),
     "biases": (CalibratorConfig(rungs=("biases",)), True),
     "unguarded": (CalibratorConfig(guarded=False), True),
+    "sets": (CalibratorConfig(rungs=WITHOUT_TWINS), True),
     "ladder": (CalibratorConfig(), True),
 }
 
 
-def accuracy(model: Model, part: Part) -> list[float]:
-    """In %, at each of WIDTHS."""
-    program, found = Program(model), []
-    for width in WIDTHS:
-        plan = NativePlan(program, Tables(program, model.graph.uniform(width), None))
-        found.append(100 * float((plan.run(model.batch(part.x)[0]).argmax(1) == part.y).mean()))
-    return found
+def accuracy(factory: Model, calibrated: Model, part: Part) -> list[float]:
+    """In %, at each of WIDTHS; calibrated: as `Calibrator.coded`."""
+    sets = tuple(s for s in parameter_sets(factory) if s.name in [f"w{w}a{w}" for w in WIDTHS])
+    codes = factory.encode(factory.batch(part.x)[0])[0].astype(np.int16)
+    return [100 * float((z.argmax(1) == part.y).mean()) for z in logits(calibrated, sets, codes).values()]
 
 
 def run(
@@ -74,8 +74,8 @@ def run(
                 result = calibrator.partial_fit(batch.x, batch.y if method[1] else None)
                 assert result is not None  # drift is not waited for
                 promoted, ms = promoted + sum(r["promoted"] for r in result.records), [*ms, result.ms]
-        model = protocol.model if calibrator is None else calibrator.model
-        target, source = accuracy(model, phase.test), accuracy(model, protocol.source_test)
+        calibrated = coded(protocol.model) if calibrator is None else calibrator.coded
+        target, source = (accuracy(protocol.model, calibrated, part) for part in (phase.test, protocol.source_test))
         yield {"phase": phase.name, "target": target, "source": source, "promoted": promoted, "ms": max(ms)}
 
 
