@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=METHODS,
         default="ladder",
-        help="default %(default)s; domain and flips are one rung more, bn has no guard",
+        help="default %(default)s; sets is without twins, flips has that rung instead of them, bn has no guard",
     )
     parser.add_argument("--unlabelled", action="store_true", help="the stream has no labels")
     parser.add_argument(
