@@ -89,7 +89,7 @@ class Calibrator:
     read `model` at any moment.
 
     Raises UnsupportedError on a model that does not classify, StateFormatError on a core set that does not fit it,
-    DataError on one without factory samples or labels, ConfigError on a state that would exceed max_bytes,
+    DataError on one without factory samples or labels, ConfigError on a state that could grow beyond max_bytes,
     StateMismatchError on a state that was learnt with other samples of the factory, and what StateFolder raises.
     """
 
@@ -111,6 +111,7 @@ class Calibrator:
         gates = tuple(point.gate for point in self._factory.points if point.gate is not None)
         if "flips" in config.rungs and gates:
             raise UnsupportedError("rungs: branches of conditional points share their first layers; leave flips out")
+        self._sets = parameter_sets(self._factory)
         check_core(core, self._factory)
         if not core.from_factory.any() or not (core.y != UNLABELLED).any():
             raise DataError("core: labelled samples of the factory are expected; make_core takes them")
@@ -118,7 +119,6 @@ class Calibrator:
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self.too_late = 0
         self.problems: tuple[str, ...] = ()
-        self._sets = parameter_sets(self._factory)
         self._folder: StateFolder | None = None
         self._unsaved = False
         self._learnt = Learnt.nothing(self._factory, core, config.seed, "flips" in config.rungs)
@@ -131,9 +131,10 @@ class Calibrator:
         self._watch = Watch(anchor.x, config.seed) if config.on_drift else None
         self._anchor = f"{zlib.crc32(anchor.x.tobytes() + anchor.y.tobytes()):08x}"
         self._artifact = "0" * 64 if isinstance(source, Model) else artifact_checksum(source)
-        needed = len(to_bytes(self._state(self._learnt))) + (config.batch + config.waiting) * core.x[:1].nbytes
+        largest = to_bytes(self._state(self._ladder.grown(self._learnt)))
+        needed = len(largest) + (config.batch + config.waiting) * core.x[:1].nbytes
         if needed > config.max_bytes:
-            raise ConfigError(f"max_bytes {config.max_bytes}: the state takes {needed}; use a smaller core set")
+            raise ConfigError(f"max_bytes {config.max_bytes}: the state may take {needed}; use a smaller core set")
         if state_dir is not None:
             self._open(state_dir)
         self.model = self._calibrated()

@@ -19,13 +19,13 @@ S sets, C channels of the gate's tensor, N samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from caq.calibration.head import Examples, HeadRung
-from caq.calibration.sets import ParameterSet, factory_head, run, up_to
+from caq.calibration.sets import ParameterSet, by_row, factory_head, run, up_to
 from caq.calibration.state import Arrays, owned
 from caq.calibration.statistics import Check, Running, StatisticsRung
 from caq.calibration.twins import Twins, gate_of, gate_shift, gate_tensor, layers_before
@@ -85,7 +85,7 @@ class Domain:
         def part(name: str) -> Arrays:
             return {key[len(name) + 1 :]: a for key, a in arrays.items() if key.startswith(f"{name}/")}
 
-        sums, shape = arrays.get("sums"), (len(sets), model.graph.shapes[gate_tensor(model.graph)][2])
+        sums, shape = arrays.get("sums"), (len(model.parameters.gain), model.graph.shapes[gate_tensor(model.graph)][2])
         if sums is None or sums.dtype != np.int32 or sums.ndim != 3 or sums.shape[::2] != shape:
             raise StateFormatError(f"domain: channel sums of {shape[0]} sets and {shape[1]} channels are expected")
         turns = arrays.get("turns")
@@ -94,6 +94,12 @@ class Domain:
         twins = Twins.from_arrays(part("twins"), model, sets)
         statistics = Running.from_arrays(part("statistics"), model.parameters)
         return cls(twins, statistics, sums.copy(), Examples.from_arrays(part("examples"), model), int(turns[0]))
+
+    def grown(self, most: int) -> Domain:
+        """As large as the stream makes it, with `most` labelled samples."""
+        sets, _, channels = self.sums.shape
+        sums = np.zeros((sets, _LAST, channels), np.int32)
+        return replace(self, sums=sums, examples=self.examples.grown(most))
 
     def with_sums(self, sums: NDArray[np.int64]) -> NDArray[np.int32]:
         """Channel sums (S, M, C) with those of N more samples, (S, N, C)."""
@@ -131,7 +137,7 @@ class DomainRung:
 
     def nothing(self) -> Domain:
         """What is known of no sample."""
-        sums = np.zeros((len(self._sets), 0, self._model.graph.shapes[self._tensor][2]), np.int32)
+        sums = np.zeros((len(self._factory.gain), 0, self._model.graph.shapes[self._tensor][2]), np.int32)
         twins, statistics = Twins(self._factory, {}), Running.empty(self._factory)
         return Domain(twins, statistics, sums, Examples.empty(self._model))
 
@@ -160,8 +166,10 @@ class DomainRung:
                 read.append(self._head.features(which, labelled, parameters))
         examples = now.examples
         if read and self._head is not None:
-            examples = examples.with_samples(np.stack(read), y, self._most)
-        return Domain(now.twins, statistics, now.with_sums(np.stack(sums)), examples, now.turns + 1), parameters
+            examples = examples.with_samples(by_row(parameters, self._sets, read), y, self._most)
+        return Domain(
+            now.twins, statistics, now.with_sums(by_row(parameters, self._sets, sums)), examples, now.turns + 1
+        ), parameters
 
     def propose(self, known: Domain, parameters: Parameters, check: Check) -> Twins:
         """Twins of all sets, and their gates, with what `seen` gave. check: may raise now and then."""

@@ -74,6 +74,11 @@ class Examples:
         joined = np.concatenate([self.features, features.astype(self.features.dtype)], axis=1)
         return Examples(joined[:, stay], labels[stay])
 
+    def grown(self, most: int) -> Examples:
+        """As large as `most` samples make it."""
+        sets, _, size = self.features.shape
+        return self.with_samples(np.zeros((sets, most, size), self.features.dtype), np.zeros(most, np.int16), most)
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """For `caq.calibration.state`."""
         return {"features": self.features, "y": self.y}

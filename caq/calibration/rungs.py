@@ -18,7 +18,7 @@ from caq.calibration.flips import FlipsRung, flips_of, positions
 from caq.calibration.head import Fit, HeadRung
 from caq.calibration.judge import Judged, held_out
 from caq.calibration.learnt import Learnt, classes
-from caq.calibration.sets import ParameterSet, blended, factory_head, logits, with_rows
+from caq.calibration.sets import ParameterSet, blended, by_row, factory_head, logits, with_rows
 from caq.calibration.state import random_from_array, random_to_array
 from caq.calibration.statistics import Check, StatisticsRung
 from caq.calibration.twins import Calibration, layers_before
@@ -117,18 +117,24 @@ class Ladder:
             none, parameters = np.zeros((0, 0), np.int8), self._shareable(learnt.parameters)
             learnt = replace(learnt, parameters=parameters, latents=none, domain=self._domains.nothing())
         if self._flips is not None and learnt.parameters.flips is None:
-            none = np.zeros((len(self._sets), self._model.graph.weights), np.int8)
+            none = np.zeros((len(self._model.parameters.gain), self._model.graph.weights), np.int8)
             learnt = replace(learnt, parameters=learnt.parameters.replace(flips=none), latents=none)
         if self._head is None or learnt.parameters.head is not None:
             return learnt
         parameters = learnt.parameters.replace(head=factory_head(self._model, self._sets))
         return replace(learnt, parameters=parameters)
 
+    def grown(self, learnt: Learnt) -> Learnt:
+        """As large as what rungs keep of the stream can make it."""
+        most, domain = self._config.head_samples if self._head is not None else 0, learnt.domain
+        domain = None if domain is None else domain.grown(most)
+        return replace(learnt, examples=learnt.examples.grown(most), domain=domain)
+
     def _shareable(self, parameters: Parameters) -> Parameters:
         """`parameters` with the factory's of sets that have flips, or others before the gate."""
         factory, before = self._model.parameters, layers_before(self._model.graph)
         own = parameters.replace(flips=None)
-        changed = np.zeros(len(self._sets), bool)
+        changed = np.zeros(len(factory.gain), bool)
         for layer in before:
             for row in range(len(changed)):
                 pairs = zip(affine(own, layer, row), affine(factory, layer, row), strict=True)
@@ -264,7 +270,9 @@ class Ladder:
             for which in self._sets:
                 deadline.check()
                 read.append(self._head.features(which, x[labelled]))
-            now = replace(now, examples=now.examples.with_samples(np.stack(read), y[labelled], most))
+            now = replace(
+                now, examples=now.examples.with_samples(by_row(now.parameters, self._sets, read), y[labelled], most)
+            )
             if self._domains_turn(now, fresh):
                 return now, self._toward(now, now.parameters), None
             for which in order:

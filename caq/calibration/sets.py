@@ -7,7 +7,7 @@ without a bit of another's answers changing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -123,6 +123,13 @@ def factory_head(model: Model, sets: tuple[ParameterSet, ...]) -> NDArray[np.int
 #: What a set has of its own: always, and codes, if some are to change.
 ROWS = ("gain", "gain_exponent", "bias", "bias_exponent")
 CODES = ("flips", "head")
+
+
+def by_row(parameters: Parameters, sets: tuple[ParameterSet, ...], values: list[NDArray[Any]]) -> NDArray[Any]:
+    """(S, ...) of an array for each of some sets; 0 for those that nothing runs at."""
+    found = np.zeros((len(parameters.gain), *values[0].shape), values[0].dtype)
+    found[[which.row for which in sets]] = values
+    return found
 
 
 def with_rows(parameters: Parameters, sets: tuple[ParameterSet, ...], other: Parameters) -> Parameters:

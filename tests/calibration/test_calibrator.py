@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import caq
 from caq.calibration.calibrator import Calibrator, count_misses, make_core
 from caq.calibration.config import CalibratorConfig
 from caq.calibration.judge import held_out
-from caq.calibration.sets import coded, parameter_sets
+from caq.calibration.sets import ROWS, coded, logits, parameter_sets
 from caq.engine import Engine
 from caq.errors import ConfigError, DataError, StateFormatError, StateMismatchError, UnsupportedError
 from tests import models
@@ -169,10 +170,32 @@ def test_a_budget_of_bytes_is_kept(world, artifact, tmp_path):
     _, core, x, y = world
     with pytest.raises(ConfigError, match="smaller core"):
         Calibrator(artifact, core, config=CalibratorConfig(max_bytes=2000))
-    config = CalibratorConfig(max_bytes=100_000)
-    with Calibrator(artifact, core, tmp_path / "s", config) as calibrator:
-        fed(calibrator, x, y)
-    assert all(path.stat().st_size <= 100_000 + 32 for path in (tmp_path / "s").iterdir())
+    config = CalibratorConfig(head_samples=100)
+    with pytest.raises(ConfigError, match="may take") as refused:
+        Calibrator(artifact, core, config=replace(config, max_bytes=1))
+    needed = int(re.search(r"may take (\d+)", str(refused.value))[1])
+    with pytest.raises(ConfigError, match="may take"):
+        Calibrator(artifact, core, config=replace(config, max_bytes=needed - 1))
+    with Calibrator(artifact, core, tmp_path / "s", replace(config, max_bytes=needed)) as calibrator:
+        fed(calibrator, x, y)  # what rungs keep of it is more than they had at the start
+        fed(calibrator, x[:160], None)
+        largest = max(path.stat().st_size for path in (tmp_path / "s").iterdir())
+        assert needed - config.batch * core.x[:1].nbytes - 1000 < largest <= needed + 32
+
+
+def test_a_set_that_nothing_runs_at_is_passed_over(world, tmp_path):
+    model, core, x, y = world
+    rows = {name: getattr(model.parameters, name) for name in ROWS}
+    more = model.parameters.replace(**{name: np.concatenate([a, a[:1]]) for name, a in rows.items()})
+    caq.save(model.replace(parameters=more), tmp_path / "x.caq")
+    config = CalibratorConfig(guarded=False)
+    with Calibrator(tmp_path / "x.caq", core, tmp_path / "s", config) as calibrator:
+        fed(calibrator, x[:160], y[:160])
+        found, same = calibrator.coded, fed(Calibrator(model, core, config=config), x[:160], y[:160]).coded
+        codes = model.encode(x)[0].astype(np.int16)
+        ours, wanted = (logits(m, parameter_sets(model), codes) for m in (found, same))
+        assert all(np.array_equal(ours[name], wanted[name]) for name in wanted)
+    Calibrator(tmp_path / "x.caq", core, tmp_path / "s", config).close()
 
 
 def test_drift_starts_calibration_and_its_absence_does_not(world):
