@@ -71,11 +71,10 @@ def run(protocol: Protocol, model: Model, core: CoreSet, phase: Phase, config: C
     with Calibrator(model, core, config=config) as calibrator:
         for batch in phase.batches:
             calibrator.partial_fit(batch.x, batch.y)
-        found, history = calibrator.model, calibrator.history
-    flips = found.parameters.flips
+        found, history, flips = calibrator.coded, calibrator.history, calibrator.model.parameters.flips
     return {
-        "target": accuracy(found, phase.test),
-        "source": accuracy(found, protocol.source_test),
+        "target": accuracy(model, found, phase.test),
+        "source": accuracy(model, found, protocol.source_test),
         "flipped": [0.0] * len(WIDTHS) if flips is None else (100 * (flips != 0).mean(1)).tolist(),
         "promoted": sum(record["promoted"] for record in history if record["what"] == "flips"),
     }

@@ -10,8 +10,7 @@ A step takes a batch of the stream up a ladder of rungs, the cheap one first:
     statistics   caq.calibration.statistics: batch norm re-estimated; needs no labels
     biases       caq.calibration.biases: of the classes, from labels
     head         caq.calibration.head: the classifier, from labels; biases and statistics are not asked then
-    domain       caq.calibration.domains: a twin for each set, and a gate that says which inputs take it; if
-                 `config.rungs` has it
+    domain       caq.calibration.domains: a twin for each set, and a gate that says which inputs take it
     flips        caq.calibration.flips: of single bits of weights, from labels, if `config.rungs` has it
 
 Each proposes parameters for every parameter set: those of the widths, and those of operating points that have their
@@ -131,10 +130,10 @@ class Calibrator:
         self._watch = Watch(anchor.x, config.seed) if config.on_drift else None
         self._anchor = f"{zlib.crc32(anchor.x.tobytes() + anchor.y.tobytes()):08x}"
         self._artifact = "0" * 64 if isinstance(source, Model) else artifact_checksum(source)
-        largest = to_bytes(self._state(self._ladder.grown(self._learnt)))
-        needed = len(largest) + (config.batch + config.waiting) * core.x[:1].nbytes
+        needed = self._most_bytes()
         if needed > config.max_bytes:
-            raise ConfigError(f"max_bytes {config.max_bytes}: the state may take {needed}; use a smaller core set")
+            smaller = "a smaller core set, fewer head_samples, or rungs without domain"
+            raise ConfigError(f"max_bytes {config.max_bytes}: the state may take {needed}; use {smaller}")
         if state_dir is not None:
             self._open(state_dir)
         self.model = self._calibrated()
@@ -227,7 +226,7 @@ class Calibrator:
             pending_y = now.pending_y.copy()
             pending_y[at] = label
             self._learnt = replace(now, pending_y=pending_y)
-        elif np.isin(ids, now.waiting.ids) or np.isin(ids, core.ids):
+        elif sample_id in now.waiting.ids or sample_id in core.ids:
             waiting = now.waiting.with_label(sample_id, label)
             self._learnt = replace(now, core=core.with_labels(ids, np.array([label])), waiting=waiting)
         else:
@@ -327,6 +326,15 @@ class Calibrator:
         watch = {} if self._watch is None else owned("watch", self._watch.to_arrays())
         arrays = {**learnt.to_arrays(), **watch}
         return State(self._artifact, arrays, {"steps": learnt.steps, "anchor": self._anchor})
+
+    def _most_bytes(self) -> int:
+        """What a state can take, with all that rungs keep, and all that waits."""
+        batch, waiting, grown = self.config.batch, self.config.waiting, self._ladder.grown(self._learnt)
+        x = np.zeros((max(batch, waiting), *grown.core.x.shape[1:]), np.int8)
+        room = grown.waiting.with_samples(x[:waiting], np.arange(waiting), waiting)
+        grown = replace(grown, pending=x[:batch], pending_y=np.zeros(batch, np.int16), waiting=room)
+        state = self._state(replace(grown, steps=2**62))
+        return len(to_bytes(replace(state, notes={**state.notes, "reason": "close"})))
 
     def _open(self, path: str | PathLike[str]) -> None:
         def healthy(state: State) -> bool:

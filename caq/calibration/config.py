@@ -27,10 +27,10 @@ class CalibratorConfig:
     rungs: of RUNGS, in their order. guarded: False promotes whatever a rung proposes, for comparisons. limits: of
     accuracy on the guard's slice; forgetting: most growth of cross entropy on the factory's samples in it, nats, and
     head_forgetting: where the classifier is fitted. prior, memory: samples that the factory's statistics weigh as, and
-    that the stream's do at most; bias_prior: how strongly output biases are drawn to the factory's; bias_memory: as
-    memory, for labelled samples. core_weight: of a core sample in the fit of biases, one of the stream has 1. keep:
-    share of the core set that samples of the factory keep. batch: samples that `learn_one` collects for a step.
-    waiting: samples without a label that are kept for one that comes late. head_weight: of the source's samples
+    that the stream's do at most (twins' 100); bias_prior: how strongly output biases are drawn to the factory's;
+    bias_memory: as memory, for labelled samples. core_weight: of a core sample in the fit of biases, one of the stream
+    has 1. keep: share of the core set that samples of the factory keep. batch: samples that `learn_one` collects for a
+    step. waiting: samples without a label that are kept for one that comes late. head_weight: of the source's samples
     together in the fit of the classifier, one of the stream has 1; head_ridge, head_spread: how strongly that is drawn
     to the factory's (caq.calibration.head); head_samples: the last labelled ones of the stream that it is fitted to.
     on_drift: calibrate only with the `follow` samples after an alarm of the drift detector. pseudo_labels: how sure, 0

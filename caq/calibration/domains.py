@@ -19,6 +19,7 @@ S sets, C channels of the gate's tensor, N samples.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -220,6 +221,5 @@ def fit_gate(source: NDArray[np.integer], stream: NDArray[np.integer]) -> tuple[
     weights = np.rint(real * unit).astype(np.int8)
     bias = (b[-1] - float(real @ x.mean(0))) * unit
     scores = source @ weights.astype(np.int64) + unit * without[: len(source)]
-    if len(source):
-        bias = min(bias, -quantile(scores, 1 - TO_TWIN))
+    bias = min(bias, -quantile(scores, 1 - TO_TWIN)) if len(source) else -math.inf  # none takes what cannot be spared
     return weights, int(np.clip(np.floor(bias), -SCORE_LIMIT // 2, SCORE_LIMIT // 2))

@@ -108,7 +108,8 @@ class Judge:
         x (N, H, W, C), y (N,): the batch, whose samples without label are all in it, unless their labels may be
         guessed: answers that were fitted to themselves are surer in any case.
         """
-        kept = ~core.from_factory & (core.y != UNLABELLED) & ~np.isin(core.ids, ids)
+        of_batch = set(ids.tolist())
+        kept = ~core.from_factory & (core.y != UNLABELLED) & [i not in of_batch for i in core.ids.tolist()]
         old = np.flatnonzero(held_out(core.ids, self._seed) & kept)
         new = np.flatnonzero(held_out(ids, self._seed) | ((y == UNLABELLED) & (not guessed)))
         samples = np.concatenate([self._anchor.x, core.x[old], x[new]]).astype(np.int16)

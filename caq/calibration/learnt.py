@@ -199,7 +199,7 @@ def _labels(y: NDArray[Any], count: int) -> NDArray[np.int16]:
 
 
 def _domain(arrays: Arrays, model: Model) -> Domain:
-    from caq.calibration.domains import Domain  # most states have none
+    from caq.calibration.domains import Domain  # states without any do not need it
 
     return Domain.from_arrays(arrays, model, parameter_sets(model))
 

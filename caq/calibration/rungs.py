@@ -25,7 +25,7 @@ from caq.calibration.twins import Calibration, layers_before
 from caq.conditional import ConditionalGate, prefix_rows
 from caq.errors import ConfigError, UnsupportedError
 from caq.model import Model
-from caq.plan import Parameters, affine
+from caq.plan import Parameters
 from caq.quant import MIN_WIDTH, TOP_WIDTH
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Ladder:
         self._domains: DomainRung | None = None
         if "domain" in config.rungs and not gates:
             self._fixed[:, [layer.index for layer in layers_before(model.graph)]] = True
-            from caq.calibration.domains import DomainRung  # as those who do not ask for it do without
+            from caq.calibration.domains import DomainRung  # what does without it has no room for it
 
             self._domains = DomainRung(model, sets, source, self._x, config.prior, self._head, config.head_samples)
 
@@ -136,9 +136,15 @@ class Ladder:
         own = parameters.replace(flips=None)
         changed = np.zeros(len(factory.gain), bool)
         for layer in before:
-            for row in range(len(changed)):
-                pairs = zip(affine(own, layer, row), affine(factory, layer, row), strict=True)
-                changed[row] |= not all(np.array_equal(a, b) for a, b in pairs)
+            span = slice(layer.first_channel, layer.first_channel + layer.channels)
+            for name, at in (
+                ("gain", span),
+                ("bias", span),
+                ("gain_exponent", layer.index),
+                ("bias_exponent", layer.index),
+            ):
+                same = getattr(own, name)[:, at] == getattr(factory, name)[:, at]
+                changed |= ~same.reshape(len(changed), -1).all(axis=1)
         if parameters.flips is not None:
             changed |= parameters.flips.any(axis=1)
         if parameters.head is not None:
@@ -292,8 +298,10 @@ class Ladder:
     ) -> Proposal:
         assert self._domains is not None and now.domain is not None  # else it is passed over, and `prepared` has it
         known, nothing, turn = y != UNLABELLED, self._toward(now, now.parameters), self._domains_turn(now, fresh)
+        domain = now.domain
+        now = replace(now, domain=replace(domain, turns=domain.turns + 1))  # it has had its turn, if time is over too
         try:
-            domain, parameters = self._domains.seen(now.domain, x[:fresh], x[known], y[known], deadline.check)
+            domain, parameters = self._domains.seen(domain, x[:fresh], x[known], y[known], deadline.check)
             now = replace(now, domain=domain)
             if not turn:
                 return now, nothing, None

@@ -98,7 +98,7 @@ def logits(
         if gate is None:
             plan = NativePlan(program, Tables(program, which.assignment, which.row))
         else:
-            from caq.native_conditional import ConditionalPlan  # most calibrations do without
+            from caq.native_conditional import ConditionalPlan  # sets without a gate do without
 
             tables = [Tables(program, b.assignment, b.parameter_set) for b in gate.branches]
             plan = ConditionalPlan(program, tables, gate)

@@ -6,7 +6,7 @@
     rest: 2.5                   seconds that the thread sleeps for each that it works
     max_ms: 50                  that a step may compute
     max_bytes: 4000000          of the state
-    rungs: [statistics, biases, head]
+    rungs: [statistics, biases, head, domain]
     limits: {gain: 1.0e-9, point: 0.01, class: 0.5, factory: 0.05}          caq.calibration.guard.Limits
     batch: 20                   and any other field of caq.calibration.config.CalibratorConfig, by its name
 

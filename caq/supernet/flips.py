@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caq.calibration.calibrator import Calibrator, make_core
-from caq.calibration.config import CalibratorConfig
+from caq.calibration.config import WITHOUT_TWINS, CalibratorConfig
 from caq.calibration.flips import (
     FEATURES,
     LATENT,
@@ -176,7 +176,7 @@ def _examples(
     """Of each width: features (M, F) and targets (M,), -1 to 1."""
     model, plain = drift.model, coded(drift.model)
     core = make_core(model, drift.x, drift.y, size=config.core, seed=config.seed)
-    settings = CalibratorConfig(guarded=False, seed=config.seed)
+    settings = CalibratorConfig(rungs=WITHOUT_TWINS, guarded=False, seed=config.seed)
     with Calibrator(model, core, config=settings) as calibrator:
         calibrator.partial_fit(drift.drifted_x, drift.drifted_y)
         parameters = calibrator.model.parameters

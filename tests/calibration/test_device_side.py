@@ -39,13 +39,19 @@ from caq.calibration.core import CoreSet
 from caq.calibration.state import from_bytes
 here = Path({str(tmp_path)!r})
 core = CoreSet.from_arrays(from_bytes((here / "core").read_bytes()).part("core"))
-config = CalibratorConfig(guarded=False)
-calibrator = Calibrator(here / "x.caq", core, here / "state", config=config)
 x, y = np.load(here / "x.npy"), np.load(here / "y.npy")
-for i in range(0, 120, 30):
-    calibrator.partial_fit(x[i : i + 30], y[i : i + 30])
-assert calibrator.gates
-calibrator.close()
+for guarded in (True, False):
+    config = CalibratorConfig(guarded=guarded, waiting=20)
+    with Calibrator(here / "x.caq", core, here / f"state{{guarded}}", config) as calibrator:
+        for i in range(0, 120, 30):
+            calibrator.partial_fit(x[i : i + 30], y[i : i + 30])
+        for i in range(0, 120, 30):
+            first = calibrator.next_id
+            calibrator.partial_fit(x[i : i + 30])
+            for late in range(first - 30, first + 30, 7):
+                calibrator.label(late, int(y[late % 120]))
+        calibrator.partial_fit(x[:30], y[:30])
+assert calibrator.gates and calibrator.too_late
 """
     )
     assert "caq.native_conditional" in found and not {"numpy.ma", *EXTRAS} & found

@@ -77,8 +77,8 @@ def test_a_gate_tells_domains_apart_and_spares_the_source():
         assert (a[200:] @ weights.astype(int) + bias > 0).mean() < TO_TWIN + 0.05
     same = fit_gate(a, a)  # nothing to tell
     assert (a @ same[0].astype(int) + same[1] > 0).mean() <= TO_TWIN
-    nothing = fit_gate(a[:0], b)
-    assert nothing[0].shape == (3,)
+    weights, bias = fit_gate(a[:0], b)  # what cannot be spared for certain is not risked
+    assert weights.shape == (3,) and not (b @ weights.astype(int) + bias > 0).any()
 
 
 def test_of_samples_that_a_gate_never_saw_as_few_take_the_twin():
@@ -336,6 +336,18 @@ def test_time_can_end_it(world):
     calibrator = Calibrator(model, core, config=config, clock=lambda: next(clock) / 1000)
     fed(calibrator, stream[:40], y[:40])
     assert "time was over" in calibrator.history[-1]["reasons"][0] and not calibrator.gates
+
+
+def test_time_that_ends_the_one_kind_of_step_is_not_the_end_of_the_other(world):
+    model, _, core, stream, y = world
+    for most in (20.0, 45.0):
+        clock = iter(range(10**6))
+        calibrator = Calibrator(model, core, config=replace(FREE, max_ms=most), clock=lambda c=clock: next(c) / 1000)
+        for k in range(12):
+            fed(calibrator, stream[10 * k : 10 * k + 10], y[10 * k : 10 * k + 10])
+        late = [r for r in calibrator.history if r["what"] == "domain" and "time was over" in r["reasons"][0]]
+        assert late and calibrator._learnt.domain.turns == 12
+        assert sum(r["what"] == "head" for r in calibrator.history) >= 6
 
 
 def crossing_graph():
