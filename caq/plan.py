@@ -200,9 +200,10 @@ def to_mantissas(values: NDArray[np.float64]) -> tuple[NDArray[np.int16], int]:
     Values too large or small for EXPONENT_RANGE become the nearest that it has.
     """
     _, exponent = np.frexp(np.abs(values).max())
-    exponent = int(np.clip(exponent - 15, *EXPONENT_RANGE))
+    least, most = EXPONENT_RANGE
+    exponent = min(max(int(exponent) - 15, least), most)
     mantissas = np.floor(np.ldexp(values, -exponent) + 0.5)
-    return np.clip(mantissas, -(2**15) + 1, 2**15 - 1).astype(np.int16), exponent
+    return np.minimum(np.maximum(mantissas, -(2**15) + 1), 2**15 - 1).astype(np.int16), exponent
 
 
 def layer_fixed_point(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ NOT_BUILT, CPU_LACKS = "not built for this machine", "this CPU does not have it"
 INT16_ARRAY = ffi.typeof("int16_t[]")
 
 
+@cache
 def isa_names() -> dict[str, str]:
     """Each instruction set, and "" if it runs here, or why it does not."""
     reasons = {1: "", 0: NOT_BUILT, -1: CPU_LACKS}

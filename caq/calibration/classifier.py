@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 
 #: Steps of a fit at most, and at least where there are many samples: so many sample-steps are enough.
 STEPS, _FEWEST, _SAMPLE_STEPS = 300, 60, 60_000
-#: What the largest change of a step is when it is close enough, and steps between looks at the clock, or columns that
-#: are rounded: a third of a millisecond or so, so that a thread that rests there leaves the interpreter to others soon.
+#: What the largest change of a step is when it is close enough, and steps between looks at the clock: a third of a
+#: millisecond or so, so that a thread that rests there leaves the interpreter to others soon.
 _CLOSE, _CHECKED = 1e-4, 4
+#: Columns that are rounded at once, up to the first that moves.
+_COLUMNS = 16
 #: Features up to which a fit of fewer samples looks at all of them: the decomposition's code alone takes 0.7 MiB.
 _WIDE = 256
 #: Units to try, as shares of that at which no weight is clipped, below 8 bits; passes over the multiplicands.
@@ -144,16 +146,21 @@ def round_weights(
         least, unit = np.where(better, error, least), np.where(better, u, unit)
         m[better] = rounded[better]
     for _ in range(_PASSES if width != TOP_WIDTH else 0):
-        slope, before = (m * unit[:, None] - weights) @ covariance, m.copy()
-        for j in range(m.shape[1]):
-            if j % _CHECKED == 0:
-                check()
-            new = _rounded(m[:, j] - slope[:, j] / (diagonal[j] * unit), width)
-            (moved,) = (new != m[:, j]).nonzero()
-            if len(moved):
-                change = (new - m[:, j])[moved] * unit[moved]
-                slope[moved] += change[:, None] * covariance[j]
-                m[:, j] = new
+        slope, before, j = (m * unit[:, None] - weights) @ covariance, m.copy(), 0
+        while j < m.shape[1]:
+            check()
+            some = slice(j, j + _COLUMNS)
+            new = _rounded(m[:, some] - slope[:, some] / (diagonal[some] * unit[:, None]), width)
+            (columns,) = (new != m[:, some]).any(axis=0).nonzero()
+            if not len(columns):
+                j += _COLUMNS
+                continue
+            first = int(columns[0])
+            (moved,) = (new[:, first] != m[:, j + first]).nonzero()
+            change = (new[:, first] - m[:, j + first])[moved] * unit[moved]
+            slope[moved] += change[:, None] * covariance[j + first]
+            m[:, j + first] = new[:, first]
+            j += first + 1
         if np.array_equal(m, before):
             break
     # The unit that is best for these multiplicands; one that would turn them round is none.

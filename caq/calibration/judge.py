@@ -19,6 +19,7 @@ the batch's samples without label are all in it, for their entropy.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -40,8 +41,12 @@ HELD_OUT = 0.3
 
 def held_out(ids: NDArray[np.integer], seed: int) -> NDArray[np.bool_]:
     """Which samples (N,) are never calibrated with, from their ids (N,) and a seed."""
-    draws = [np.random.default_rng([seed, abs(i), int(i < 0)]).random() for i in ids.tolist()]
-    return np.array(draws) < HELD_OUT
+    return np.array([_draw(seed, i) for i in ids.tolist()]) < HELD_OUT
+
+
+@lru_cache(4096)  # the core set's are asked for in every step
+def _draw(seed: int, sample_id: int) -> float:
+    return float(np.random.default_rng([seed, abs(sample_id), int(sample_id < 0)]).random())
 
 
 def losses(z: NDArray[np.float64], y: NDArray[np.integer]) -> NDArray[np.float64]:
