@@ -33,12 +33,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from caq.calibration.calibrator import HISTORY, Calibrator, StepResult
-from caq.calibration.deadline import Pace
+from caq.calibration.deadline import OutOfTime, Pace
 from caq.errors import ConfigError, RuntimeClosedError
 
 if TYPE_CHECKING:
@@ -204,6 +204,7 @@ class BackgroundCalibrator:
         if sys.platform == "linux":  # elsewhere a priority is the whole process's
             thread = threading.get_native_id()
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
+        self._measure()
         while (work := self._queue.get()) is not None and not self._closed.is_set():
             self._do(work)
             self._queue.task_done()
@@ -215,25 +216,35 @@ class BackgroundCalibrator:
         except Exception as error:
             self._fail(error, "closing")
 
-    def _do(self, work: Callable[[], StepResult | None]) -> None:
-        interval = sys.getswitchinterval()
+    def _measure(self) -> None:
+        def check() -> None:
+            if self._closed.is_set():
+                raise OutOfTime
+
         try:
-            sys.setswitchinterval(min(interval, SWITCH_INTERVAL_S))
-            result = work()
-            self._taken += 1
-            if result is None:
-                return
-            self._steps += 1
-            for entry in result.records:
-                self._note(entry)
-            if result.promoted:
-                assert self._engine is not None  # the thread was started
-                self._engine.adopt(self._calibrator.model.parameters, self._calibrator.gates)
-                self._promoted += 1
+            with _switching_often():
+                self._calibrator.measure_source(check)
+        except OutOfTime:
+            pass
         except Exception as error:
-            self._fail(error, "a step")
-        finally:
-            sys.setswitchinterval(interval)
+            self._fail(error, "measuring the source")
+
+    def _do(self, work: Callable[[], StepResult | None]) -> None:
+        with _switching_often():
+            try:
+                result = work()
+                self._taken += 1
+                if result is None:
+                    return
+                self._steps += 1
+                for entry in result.records:
+                    self._note(entry)
+                if result.promoted:
+                    assert self._engine is not None  # the thread was started
+                    self._engine.adopt(self._calibrator.model.parameters, self._calibrator.gates)
+                    self._promoted += 1
+            except Exception as error:
+                self._fail(error, "a step")
 
     def _fail(self, error: Exception, during: str) -> None:
         self._failed += 1
@@ -247,3 +258,14 @@ class BackgroundCalibrator:
             self._record(entry)
         except Exception:
             log.exception("the record of the audit failed; calibration goes on")
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """The interpreter goes from one thread to another after SWITCH_INTERVAL_S at most."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(min(interval, SWITCH_INTERVAL_S))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)

@@ -144,6 +144,16 @@ class Calibrator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def measure_source(self, check: Callable[[], None] = lambda: None) -> None:
+        """Measures what steps compare the stream with, which else is part of the first one. check: may raise."""
+        deadline = Deadline(None, self.clock)
+
+        def both() -> None:
+            check()
+            deadline.check()
+
+        self._ladder.measure(both)
+
     def close(self) -> None:
         """Keeps samples that wait for a step, and gives the state folder back."""
         if self._folder is not None:

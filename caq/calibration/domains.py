@@ -172,6 +172,18 @@ class DomainRung:
             now.twins, statistics, now.with_sums(by_row(parameters, self._sets, sums)), examples, now.turns + 1
         ), parameters
 
+    def measure(self, check: Check) -> None:
+        """Measures the source at all sets, which else the first samples wait for. check: may raise now and then."""
+        for which in self._sets:
+            self._statistics.source(which, check)
+            check()
+            self._source_sums(which)
+
+    def _source_sums(self, which: ParameterSet) -> NDArray[np.int64]:
+        if which.row not in self._source:
+            self._source[which.row] = self.sums(which, self._fitted)
+        return self._source[which.row]
+
     def propose(self, known: Domain, parameters: Parameters, check: Check) -> Twins:
         """Twins of all sets, and their gates, with what `seen` gave. check: may raise now and then."""
         examples = known.examples
@@ -182,9 +194,7 @@ class DomainRung:
         gates = {}
         for which in self._sets:
             check()
-            if which.row not in self._source:
-                self._source[which.row] = self.sums(which, self._fitted)
-            weights, bias = fit_gate(self._source[which.row], known.sums[which.row])
+            weights, bias = fit_gate(self._source_sums(which), known.sums[which.row])
             gates[which] = gate_of(self._model.graph, which, len(self._factory.gain), weights, bias)
         return Twins(parameters, gates)
 

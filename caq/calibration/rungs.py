@@ -124,6 +124,11 @@ class Ladder:
         parameters = learnt.parameters.replace(head=factory_head(self._model, self._sets))
         return replace(learnt, parameters=parameters)
 
+    def measure(self, check: Check) -> None:
+        """Measures what of the source is compared with in every step. check: may raise now and then."""
+        if self._domains is not None:
+            self._domains.measure(check)
+
     def grown(self, learnt: Learnt) -> Learnt:
         """As large as what rungs keep of the stream can make it."""
         most, domain = self._config.head_samples if self._head is not None else 0, learnt.domain

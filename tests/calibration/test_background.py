@@ -15,7 +15,7 @@ from caq.calibration.background import SWITCH_INTERVAL_S, BackgroundCalibrator
 from caq.calibration.calibrator import Calibrator
 from caq.calibration.config import CalibratorConfig
 from caq.engine import Engine
-from caq.errors import ConfigError, DataError, RuntimeClosedError, StateWriteError
+from caq.errors import ConfigError, DataError, RuntimeClosedError, SchemaError, StateWriteError
 from caq.runtime import Runtime
 from tests import models
 from tests.calibration.streams import core_of, drifted, parameters_of, source
@@ -251,7 +251,7 @@ def test_close_ends_after_the_step_keeps_the_state_and_counts_what_is_lost(world
 
 
 def test_its_thread_is_nicer_and_gives_the_interpreter_back(world, started, monkeypatch):
-    seen = []
+    seen, interval = [], sys.getswitchinterval()
     monkeypatch.setattr(background, "NICENESS", 3)
     _, calibration = started()
     step = calibration._calibrator._step
@@ -262,7 +262,6 @@ def test_its_thread_is_nicer_and_gives_the_interpreter_back(world, started, monk
         return step()
 
     monkeypatch.setattr(calibration._calibrator, "_step", look)
-    interval = sys.getswitchinterval()
     for a in world[2][:20]:
         calibration.learn_one(a)
     assert calibration.wait_idle(LONG_S) and sys.getswitchinterval() == interval
@@ -300,3 +299,45 @@ def test_bad_arguments(world):
     assert unused.close()
     with pytest.raises(ConfigError, match="before"):
         unused.start(Engine(model))
+
+
+def test_the_source_is_measured_before_the_first_sample_comes(world, started, monkeypatch):
+    measured = threading.Event()
+    measure = Calibrator.measure_source
+
+    def noted(self, check):
+        measure(self, check)
+        measured.set()
+
+    monkeypatch.setattr(Calibrator, "measure_source", noted)
+    _, calibration = started()
+    assert measured.wait(LONG_S)
+    rung = calibration._calibrator._ladder._domains
+    sets = {which.row for which in calibration._calibrator._sets}
+    assert set(rung._source) == set(rung._statistics._source) == sets
+    assert calibration.counts.steps == calibration.counts.failed == 0
+    alone = Calibrator(world[0], world[1], config=FREE)
+    for a, b in zip(world[2][:20], world[3][:20], strict=True):
+        calibration.learn_one(a, int(b))
+        alone.learn_one(a, int(b))
+    assert calibration.wait_idle(LONG_S)  # and no bit is another
+    assert parameters_of(calibration._calibrator.model) == parameters_of(alone.model)
+
+
+def test_a_source_that_cannot_be_measured_is_told_and_closing_does_not_wait_for_it(started, monkeypatch):
+    def refused(self, check):
+        raise SchemaError("its outputs exceed")
+
+    monkeypatch.setattr(Calibrator, "measure_source", refused)
+    _, calibration = started()
+    calibration.close()
+    assert calibration.counts.failed == 1 and "measuring the source" in calibration.history[-1]["reasons"][0]
+
+    def endless(self, check):
+        while True:
+            check()
+
+    monkeypatch.setattr(Calibrator, "measure_source", endless)
+    _, calibration = started()
+    calibration.close(timeout_s=LONG_S)
+    assert not calibration.running and calibration.counts.failed == 0
