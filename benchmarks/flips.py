@@ -4,7 +4,7 @@
     python -m benchmarks.flips --folder DATA --reported       # other people on both sides
 
 The flip network learns from a model of all sources but one, which streams: it never sees a target. Each method is the
-ladder with labels (benchmarks.calibrate_stream), and then:
+ladder without twins, with labels (benchmarks.calibrate_stream), and then:
 
     ladder      nothing
     flips       flips by the trained network

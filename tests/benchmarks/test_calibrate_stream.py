@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from benchmarks import flips
 from benchmarks.calibrate_stream import METHODS, run, table
 from benchmarks.calibrate_streams import WIDTHS, Part, Phase, Protocol
 from caq.engine import Engine
@@ -45,3 +46,13 @@ def test_rows_and_their_means(protocol):
         ("bn", "people", 2),
     ]
     assert lines[0]["target w8"] == pytest.approx((rows[0]["target"][2] + rows[1]["target"][2]) / 2, abs=0.06)
+
+
+def test_what_flips_are_measured_beside_is_the_ladder_without_twins(protocol):
+    core = core_of(protocol.model, protocol.train.x, protocol.train.y, 40)
+    config, labelled = METHODS["sets"]
+    _, phase = protocol.streams[0]
+    row = flips.run(protocol, protocol.model, core, phase, config)
+    (wanted,) = run(protocol, core, (phase,), (config, labelled))
+    assert (row["target"], row["source"]) == (wanted["target"], wanted["source"])
+    assert row["flipped"] == [0.0] * len(WIDTHS) and row["promoted"] == 0
