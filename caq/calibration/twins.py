@@ -56,7 +56,8 @@ def gate_tensor(graph: Graph) -> int:
 
 def layers_before(graph: Graph) -> list[Layer]:
     """What a set and its twin have alike."""
-    return [layer for layer in graph.layers if layer.op < gate_tensor(graph)]
+    tensor = gate_tensor(graph)
+    return [layer for layer in graph.layers if layer.op < tensor]
 
 
 def gate_shift(graph: Graph) -> int:
